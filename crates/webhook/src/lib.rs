@@ -1,0 +1,40 @@
+//! What a webhook delivery is, as pure decisions: which bytes are an event, which subscriptions want it, under which id
+//! and with which bytes and signature it leaves, and what follows from what came back.
+//!
+//! Nothing here has a clock, does I/O or is async: now, random numbers and settings come in as arguments, decisions go
+//! out as values. Sending is left to `worker`, keeping to `store`.
+
+mod delivery_id;
+mod envelope;
+mod event;
+mod event_fields;
+mod members;
+mod no_event;
+mod outcome;
+mod retry;
+mod retry_after;
+mod settlement;
+mod signature;
+mod subscription;
+mod subscription_check;
+mod subscription_index;
+mod url_check;
+
+#[cfg(test)]
+mod any_json;
+#[cfg(test)]
+mod any_message;
+
+pub use delivery_id::RequestId;
+pub use envelope::Envelope;
+pub use event::{Event, decode_event};
+pub use no_event::{NoEvent, NoEventReason};
+pub use outcome::Outcome;
+pub use retry::RetryPolicy;
+pub use retry_after::parse_retry_after;
+pub use settlement::{Answer, DeadReason, DeliveryStatus, Settlement, settle};
+pub use signature::{Secret, SecretError, SigningKey, VerifyError, sign, verify};
+pub use subscription::{Method, Status, Subscription, new_webhook_id};
+pub use subscription_check::{Fault, check_headers, check_match_id, check_types};
+pub use subscription_index::SubscriptionIndex;
+pub use url_check::{check_url, url_literal_address};
