@@ -1,0 +1,24 @@
+//! The ledger: what stands for each delivery, waiting or settled. One file for each thing that is done to it; the
+//! decision of what a record changes is pure and stands in `merge`.
+
+mod claim;
+mod commit;
+mod gauges;
+mod group;
+pub(crate) mod heads;
+mod history;
+mod lookup;
+mod merge;
+mod pipeline;
+mod record;
+mod settle;
+mod standing;
+mod straight;
+mod sweep;
+mod units;
+mod waiting;
+
+pub use claim::{Claim, ClaimLimits, Claimed};
+pub use gauges::LedgerGauges;
+pub use history::{AttemptView, DeliveryView};
+pub use record::{Attempt, Delivery, Payload, Record, Step, Written};

@@ -1,0 +1,264 @@
+//! Claims what is due, under a lease: per subscription at most its free places, fair between subscriptions however long
+//! one's backlog is. The transaction has ended before any request is made, and the claim is counted in it.
+//!
+//! A claim reads the heads that are due, then the first rows of each by index, then sets these heads anew; a head that
+//! was served goes behind those that weren't. Nothing here depends on a backlog's length.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_postgres::Row;
+use uuid::Uuid;
+use webhook::RequestId;
+
+use crate::checkout::{Checkout, limited};
+use crate::error::StoreError;
+use crate::ledger::record::{Delivery, Payload};
+use crate::ledger::units::{count, duration, integer, seconds};
+use crate::pool::Store;
+
+/// Claims without an outcome that a delivery has; the next one finds it lost.
+const CLAIMS_MAX: u32 = 3;
+/// Subscriptions that one claim serves at most.
+const HEADS_MAX: u32 = 128;
+
+/// Heads that are due, but for the blocked, locked. The hashed `NOT IN` costs the same however many are blocked.
+const HEADS: &str = "\
+    SELECT h.environment_id, h.webhook_id, s.status = 'active' \
+    FROM subscription_due h LEFT JOIN subscriptions s \
+        ON s.environment_id = h.environment_id AND s.webhook_id = h.webhook_id \
+    WHERE h.next_due <= now() AND h.next_due < 'infinity' AND (h.environment_id, h.webhook_id) NOT IN \
+        (SELECT u.environment_id, u.webhook_id FROM unnest($1::text[], $2::text[]) AS u(environment_id, webhook_id)) \
+    ORDER BY h.next_due LIMIT $3 FOR UPDATE OF h SKIP LOCKED";
+
+/// The first due rows of each head by index, cut fairly: all first ones before any second one.
+const LEASE: &str = "\
+    WITH found AS (SELECT d.environment_id, d.request_id, d.payload_bytes, d.due, d.rank \
+        FROM unnest($1::text[], $2::text[], $3::int4[]) AS h(environment_id, webhook_id, free) \
+        JOIN subscriptions s ON s.environment_id = h.environment_id AND s.webhook_id = h.webhook_id \
+            AND s.status = 'active' \
+        CROSS JOIN LATERAL (SELECT l.*, row_number() OVER (ORDER BY l.due) AS rank FROM ( \
+            SELECT w.environment_id, w.request_id, w.payload_bytes, w.due FROM deliveries_waiting w \
+            WHERE w.environment_id = h.environment_id AND w.webhook_id = h.webhook_id \
+                AND w.status = 'scheduled' AND w.due <= now() \
+            ORDER BY w.due LIMIT h.free FOR UPDATE SKIP LOCKED) AS l) AS d), \
+    ranked AS (SELECT environment_id, request_id, count(*) OVER fairly AS nth, \
+            sum(payload_bytes) OVER fairly AS bytes \
+        FROM found WINDOW fairly AS (ORDER BY rank, due, request_id ROWS UNBOUNDED PRECEDING)), \
+    chosen AS (SELECT environment_id, request_id, nth FROM ranked WHERE nth <= $4 AND (bytes <= $5 OR nth = 1)), \
+    leased AS (UPDATE deliveries_waiting w \
+        SET lease_id = $6, due = now() + make_interval(secs => $7), claims = w.claims + 1 \
+        FROM chosen c WHERE w.environment_id = c.environment_id AND w.request_id = c.request_id \
+        RETURNING w.*, c.nth) \
+    SELECT l.environment_id, l.request_id, l.webhook_id, l.event_id, l.event_type, l.attempts, l.claims, \
+        extract(epoch FROM now() - l.created - l.held_for)::float8, l.payload_id, p.data \
+    FROM leased l LEFT JOIN payloads_waiting p \
+        ON p.environment_id = l.environment_id AND p.payload_id = l.payload_id \
+    ORDER BY l.nth";
+
+/// Served heads anew; those of subscriptions that aren't active are the sweep's to see to, and come back in case that
+/// changed while this was read.
+const SET_HEADS: &str = "\
+    UPDATE subscription_due h SET next_due = CASE WHEN NOT n.active THEN now() + '5 s' \
+            WHEN n.due IS NULL THEN 'infinity' ELSE GREATEST(n.due, now()) END, \
+        next_sweep = CASE WHEN n.active THEN h.next_sweep ELSE LEAST(h.next_sweep, now()) END \
+    FROM (SELECT u.environment_id, u.webhook_id, u.active, (SELECT w.due FROM deliveries_waiting w \
+            WHERE w.environment_id = u.environment_id AND w.webhook_id = u.webhook_id AND w.status = 'scheduled' \
+            ORDER BY w.due LIMIT 1) AS due \
+        FROM unnest($1::text[], $2::text[], $3::bool[]) AS u(environment_id, webhook_id, active)) AS n \
+    WHERE h.environment_id = n.environment_id AND h.webhook_id = n.webhook_id";
+
+/// Heads that look at nothing any more.
+pub(crate) const REMOVE_HEADS: &str = "\
+    DELETE FROM subscription_due h USING unnest($1::text[], $2::text[]) AS u(environment_id, webhook_id) \
+    WHERE h.environment_id = u.environment_id AND h.webhook_id = u.webhook_id \
+        AND h.next_due = 'infinity' AND h.next_sweep = 'infinity'";
+
+const NEXT: &str = "\
+    SELECT extract(epoch FROM h.next_due - now())::float8 FROM subscription_due h \
+    WHERE h.next_due < 'infinity' AND (h.environment_id, h.webhook_id) NOT IN \
+        (SELECT u.environment_id, u.webhook_id FROM unnest($1::text[], $2::text[]) AS u(environment_id, webhook_id)) \
+    ORDER BY h.next_due LIMIT 1";
+
+/// How much a claim may take.
+#[derive(Clone, Copy, Debug)]
+pub struct ClaimLimits<'a> {
+    /// Deliveries at most; 0 takes none.
+    pub rows_max: u32,
+    /// Bytes of payloads at most; one delivery is taken even if it alone has more.
+    pub payload_bytes_max: u64,
+    /// For so long nobody else gets them.
+    pub lease: Duration,
+    /// Free places of a subscription that isn't in `slots`.
+    pub slots_default: u32,
+    /// Free places by environment and webhook; 0: none of it is taken.
+    pub slots: &'a [(Arc<str>, Arc<str>, u32)],
+}
+
+/// What a claim came to.
+#[derive(Debug)]
+pub struct Claim {
+    /// What is to be attempted, fairly ordered.
+    pub claimed: Vec<Claimed>,
+    /// In how long looking again is worth it, those without a free place left out; zero if there is more now (another
+    /// worker may be at it). `None`: nothing waits.
+    pub next_due_in: Option<Duration>,
+}
+
+/// A delivery under a lease.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// Which delivery.
+    pub delivery: Delivery,
+    /// Its bytes.
+    pub payload: Payload,
+    /// The number of its last attempt whose outcome is known; the next attempt is one more.
+    pub attempts: u32,
+    /// Three claims came to no outcome, or its bytes are gone: to be settled as `Dead(WorkerLost)`, without an attempt.
+    pub lost: bool,
+    /// How long ago it was made, time held not counted.
+    pub age: Duration,
+    /// To be named by what settles it.
+    pub lease_id: Uuid,
+}
+
+impl Store {
+    /// Claims due deliveries of active subscriptions.
+    ///
+    /// # Errors
+    /// `Unavailable`; what was claimed then, if anything, comes back when its lease ends.
+    pub async fn claim_due(&self, limits: ClaimLimits<'_>) -> Result<Claim, StoreError> {
+        let client = self.checkout().await?;
+        let claim = limited(claim(&client, limits)).await?;
+        client.done();
+        Ok(claim)
+    }
+}
+
+async fn claim(client: &Checkout, limits: ClaimLimits<'_>) -> Result<Claim, StoreError> {
+    let (heads, lease, set, remove, next) = (
+        client.prepared(HEADS).await?,
+        client.prepared(LEASE).await?,
+        client.prepared(SET_HEADS).await?,
+        client.prepared(REMOVE_HEADS).await?,
+        client.prepared(NEXT).await?,
+    );
+    let blocked = limits.slots.iter().filter(|(_, _, free)| *free == 0);
+    let (blocked_environments, blocked_webhooks): (Vec<&str>, Vec<&str>) = blocked
+        .map(|(environment_id, webhook_id, _)| (&**environment_id, &**webhook_id))
+        .unzip();
+    let heads_max = i64::from(limits.rows_max.min(HEADS_MAX));
+    let (_, rows) = tokio::try_join!(
+        biased;
+        client.batch_execute("BEGIN"),
+        async { client.query(&heads, &[&blocked_environments, &blocked_webhooks, &heads_max]).await }
+    )?;
+
+    let served = Served::new(&rows, &limits);
+    let lease_id = Uuid::new_v4();
+    let rows_max = i64::from(limits.rows_max);
+    let bytes_max = i64::try_from(limits.payload_bytes_max).unwrap_or(i64::MAX);
+    let lease_seconds = seconds(limits.lease);
+    let served_any = !rows.is_empty();
+    let (leased, (), next, ()) = tokio::try_join!(
+        biased;
+        async {
+            if !served_any {
+                return Ok(Vec::new());
+            }
+            let (environment_ids, webhook_ids) = (&served.environment_ids, &served.webhook_ids);
+            client
+                .query(
+                    &lease,
+                    &[
+                        environment_ids,
+                        webhook_ids,
+                        &served.free,
+                        &rows_max,
+                        &bytes_max,
+                        &lease_id,
+                        &lease_seconds,
+                    ],
+                )
+                .await
+        },
+        async {
+            if !served_any {
+                return Ok(());
+            }
+            let (environment_ids, webhook_ids) = (&served.environment_ids, &served.webhook_ids);
+            tokio::try_join!(
+                biased;
+                async { client.execute(&set, &[environment_ids, webhook_ids, &served.active]).await },
+                async { client.execute(&remove, &[environment_ids, webhook_ids]).await }
+            )
+            .map(drop)
+        },
+        async { client.query_opt(&next, &[&blocked_environments, &blocked_webhooks]).await },
+        client.batch_execute("COMMIT"),
+    )?;
+    Ok(Claim {
+        claimed: leased.iter().map(|row| claimed(row, lease_id)).collect(),
+        next_due_in: next.map(|row| duration(row.get(0))),
+    })
+}
+
+/// The heads of one claim, as columns.
+struct Served<'a> {
+    environment_ids: Vec<&'a str>,
+    webhook_ids: Vec<&'a str>,
+    free: Vec<i32>,
+    active: Vec<bool>,
+}
+
+impl<'a> Served<'a> {
+    fn new(heads: &'a [Row], limits: &ClaimLimits<'_>) -> Self {
+        let free: HashMap<(&str, &str), u32> = limits
+            .slots
+            .iter()
+            .map(|(environment_id, webhook_id, free)| ((&**environment_id, &**webhook_id), *free))
+            .collect();
+        let environment_ids: Vec<&str> = heads.iter().map(|row| row.get(0)).collect();
+        let webhook_ids: Vec<&str> = heads.iter().map(|row| row.get(1)).collect();
+        let places = |(environment_id, webhook_id): (&&str, &&str)| {
+            let free = free.get(&(*environment_id, *webhook_id));
+            integer(*free.unwrap_or(&limits.slots_default).min(&limits.rows_max))
+        };
+        Self {
+            free: environment_ids
+                .iter()
+                .zip(&webhook_ids)
+                .map(places)
+                .collect(),
+            active: heads
+                .iter()
+                .map(|row| row.get::<_, Option<bool>>(2) == Some(true))
+                .collect(),
+            environment_ids,
+            webhook_ids,
+        }
+    }
+}
+
+fn claimed(row: &Row, lease_id: Uuid) -> Claimed {
+    let data: Option<&[u8]> = row.get(9);
+    Claimed {
+        delivery: Delivery {
+            environment_id: row.get::<_, &str>(0).into(),
+            request_id: RequestId(row.get(1)),
+            webhook_id: row.get::<_, &str>(2).into(),
+            event_id: row.get::<_, &str>(3).into(),
+            event_type: row.get::<_, &str>(4).into(),
+        },
+        attempts: count(row.get(5)),
+        lost: count(row.get(6)) > CLAIMS_MAX || data.is_none(),
+        age: duration(row.get(7)),
+        payload: Payload {
+            id: row.get(8),
+            data: data.map_or_else(Bytes::new, Bytes::copy_from_slice),
+        },
+        lease_id,
+    }
+}

@@ -1,0 +1,191 @@
+//! Settles what waited: row, attempts and payload move to history, and what is to be published in consequence goes into
+//! the outbox, all in the caller's transaction. Used by `commit` and by `sweep`.
+
+use uuid::Uuid;
+use webhook::{DeadReason, DeliveryStatus};
+
+use crate::checkout::Checkout;
+use crate::error::StoreError;
+use crate::ledger::merge::Settled;
+use crate::ledger::pipeline::{Columns, Pipeline};
+use crate::ledger::units::integer;
+
+/// Row and attempts.
+const MOVE: &str = "\
+    WITH settled AS (DELETE FROM deliveries_waiting w \
+        USING unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::int4[]) \
+            AS u(environment_id, request_id, status, reason, attempts) \
+        WHERE w.environment_id = u.environment_id AND w.request_id = u.request_id \
+        RETURNING w.environment_id, w.request_id, w.webhook_id, w.event_id, w.event_type, u.status, u.reason, \
+            u.attempts, w.created, w.payload_id), \
+    written AS (INSERT INTO deliveries (environment_id, request_id, webhook_id, event_id, event_type, status, reason, \
+            attempts, created, settled, payload_id, settled_on) \
+        SELECT environment_id, request_id, webhook_id, event_id, event_type, status, reason, attempts, created, now(), \
+            payload_id, (now() AT TIME ZONE 'UTC')::date \
+        FROM settled ORDER BY environment_id, request_id \
+        ON CONFLICT (environment_id, request_id, settled_on) DO UPDATE \
+        SET status = EXCLUDED.status, reason = NULL, attempts = EXCLUDED.attempts, settled = EXCLUDED.settled, \
+            payload_id = EXCLUDED.payload_id \
+        WHERE EXCLUDED.status = 'delivered' AND deliveries.status <> 'delivered'), \
+    moved AS (DELETE FROM attempts_waiting a USING settled s \
+        WHERE a.environment_id = s.environment_id AND a.request_id = s.request_id RETURNING a.*) \
+    INSERT INTO attempts (environment_id, request_id, attempt, started, duration_ms, outcome, status, error, \
+        response, settled_on) \
+    SELECT environment_id, request_id, attempt, started, duration_ms, outcome, status, error, response, \
+        (now() AT TIME ZONE 'UTC')::date \
+    FROM moved";
+
+/// Two that settle the last two deliveries of one payload must not each leave it to the other: the lock makes the
+/// second one look after the first has committed. Hence a statement of its own, before the one that looks.
+const LOCK_PAYLOADS: &str = "\
+    SELECT FROM unnest($1::text[], $2::uuid[]) AS u(environment_id, payload_id) \
+        JOIN payloads_waiting p ON p.environment_id = u.environment_id AND p.payload_id = u.payload_id \
+    ORDER BY p.environment_id, p.payload_id FOR UPDATE OF p";
+
+const MOVE_PAYLOADS: &str = "\
+    WITH used AS (SELECT environment_id, payload_id FROM unnest($1::text[], $2::uuid[]) AS u(environment_id, payload_id)), \
+    copied AS (INSERT INTO payloads (environment_id, payload_id, settled_on, data) \
+        SELECT p.environment_id, p.payload_id, (now() AT TIME ZONE 'UTC')::date, p.data \
+        FROM used u JOIN payloads_waiting p ON p.environment_id = u.environment_id AND p.payload_id = u.payload_id \
+        ORDER BY p.environment_id, p.payload_id \
+        ON CONFLICT (environment_id, payload_id, settled_on) DO NOTHING) \
+    DELETE FROM payloads_waiting p USING used u \
+    WHERE p.environment_id = u.environment_id AND p.payload_id = u.payload_id \
+        AND NOT EXISTS (SELECT FROM deliveries_waiting w \
+            WHERE w.environment_id = u.environment_id AND w.payload_id = u.payload_id)";
+
+const DEAD: &str = "\
+    INSERT INTO outbox (kind, environment_id, webhook_id, reason, request_id, attempts, payload_id, settled_on) \
+    SELECT 'delivery_dead', environment_id, webhook_id, reason, request_id, attempts, payload_id, \
+        (now() AT TIME ZONE 'UTC')::date \
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::uuid[], $5::int4[], $6::uuid[]) \
+        AS u(environment_id, webhook_id, reason, request_id, attempts, payload_id)";
+
+/// A subscription is disabled where it isn't yet, and a notice tells of it only then.
+const GONE: &str = "\
+    WITH disabled AS (UPDATE subscriptions s SET status = 'disabled', status_reason = 'gone', status_changed = now(), \
+            updated = now() \
+        FROM unnest($1::text[], $2::text[]) AS u(environment_id, webhook_id) \
+        WHERE s.environment_id = u.environment_id AND s.webhook_id = u.webhook_id AND s.status <> 'disabled' \
+        RETURNING s.environment_id, s.webhook_id) \
+    INSERT INTO outbox (kind, environment_id, webhook_id, reason, routing_key, at) \
+    SELECT 'notice', environment_id, webhook_id, 'gone', 'subscription.disabled', now() FROM disabled";
+
+/// A delivery that is settled now.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settling<'a> {
+    pub(crate) environment_id: &'a str,
+    pub(crate) request_id: Uuid,
+    pub(crate) webhook_id: &'a str,
+    pub(crate) payload_id: Uuid,
+    pub(crate) settled: Settled,
+}
+
+/// Moves what waited, rows and attempts; `rows` in the order of the keys.
+pub(crate) async fn move_rows<'a>(
+    pipeline: &mut Pipeline<'a>,
+    client: &'a Checkout,
+    rows: &[Settling<'a>],
+) -> Result<(), StoreError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let statement = client.prepared(MOVE).await?;
+    let status = |row: &Settling<'_>| row.settled.status.as_str();
+    let reason = |row: &Settling<'_>| row.settled.reason.map(DeadReason::as_str);
+    let columns: Columns<'a> = vec![
+        Box::new(
+            rows.iter()
+                .map(|row| row.environment_id)
+                .collect::<Vec<_>>(),
+        ),
+        Box::new(rows.iter().map(|row| row.request_id).collect::<Vec<_>>()),
+        Box::new(rows.iter().map(status).collect::<Vec<_>>()),
+        Box::new(rows.iter().map(reason).collect::<Vec<_>>()),
+        Box::new(
+            rows.iter()
+                .map(|row| integer(row.settled.attempts))
+                .collect::<Vec<_>>(),
+        ),
+    ];
+    pipeline.execute(client, statement, columns);
+    Ok(())
+}
+
+/// Moves the payloads of what was moved, copying those that others still wait for.
+pub(crate) async fn move_payloads<'a>(
+    pipeline: &mut Pipeline<'a>,
+    client: &'a Checkout,
+    rows: &[Settling<'a>],
+) -> Result<(), StoreError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut used: Vec<(&str, Uuid)> = rows
+        .iter()
+        .map(|row| (row.environment_id, row.payload_id))
+        .collect();
+    used.sort_unstable();
+    used.dedup();
+    for sql in [LOCK_PAYLOADS, MOVE_PAYLOADS] {
+        let statement = client.prepared(sql).await?;
+        let (environment_ids, payload_ids): (Vec<&str>, Vec<Uuid>) = used.iter().copied().unzip();
+        pipeline.execute(
+            client,
+            statement,
+            vec![Box::new(environment_ids), Box::new(payload_ids)],
+        );
+    }
+    Ok(())
+}
+
+/// Puts the dead among them into the outbox.
+pub(crate) async fn announce_dead<'a>(
+    pipeline: &mut Pipeline<'a>,
+    client: &'a Checkout,
+    rows: &[Settling<'a>],
+) -> Result<(), StoreError> {
+    let dead: Vec<(&Settling<'a>, &'static str)> = rows
+        .iter()
+        .filter(|row| row.settled.status == DeliveryStatus::Dead)
+        .filter_map(|row| Some((row, row.settled.reason?.as_str())))
+        .collect();
+    if dead.is_empty() {
+        return Ok(());
+    }
+    let statement = client.prepared(DEAD).await?;
+    let rows = || dead.iter().map(|(row, _)| *row);
+    let columns: Columns<'a> = vec![
+        Box::new(rows().map(|row| row.environment_id).collect::<Vec<_>>()),
+        Box::new(rows().map(|row| row.webhook_id).collect::<Vec<_>>()),
+        Box::new(dead.iter().map(|(_, reason)| *reason).collect::<Vec<_>>()),
+        Box::new(rows().map(|row| row.request_id).collect::<Vec<_>>()),
+        Box::new(
+            rows()
+                .map(|row| integer(row.settled.attempts))
+                .collect::<Vec<_>>(),
+        ),
+        Box::new(rows().map(|row| row.payload_id).collect::<Vec<_>>()),
+    ];
+    pipeline.execute(client, statement, columns);
+    Ok(())
+}
+
+/// Disables subscriptions whose receiver said 410; `webhooks` sorted, each once.
+pub(crate) async fn disable_gone<'a>(
+    pipeline: &mut Pipeline<'a>,
+    client: &'a Checkout,
+    webhooks: &[(&'a str, &'a str)],
+) -> Result<(), StoreError> {
+    if webhooks.is_empty() {
+        return Ok(());
+    }
+    let statement = client.prepared(GONE).await?;
+    let (environment_ids, webhook_ids): (Vec<&str>, Vec<&str>) = webhooks.iter().copied().unzip();
+    pipeline.execute(
+        client,
+        statement,
+        vec![Box::new(environment_ids), Box::new(webhook_ids)],
+    );
+    Ok(())
+}

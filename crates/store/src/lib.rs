@@ -1,0 +1,31 @@
+//! Everything that is in Postgres: subscriptions, the ledger, what is to be published in consequence, secrets at rest,
+//! and the migrations. The only crate that speaks SQL.
+//!
+//! All times are the database's `now()` plus or minus durations that the caller gives, never the caller's clock. Every
+//! look-up is by environment. What an attempt came to and what follows from it is decided in `webhook`; when to ask is
+//! the worker's business.
+
+mod checkout;
+mod error;
+mod ledger;
+mod listen;
+mod migrate;
+mod outbox;
+mod partitions;
+mod pool;
+mod seal;
+mod subscription;
+mod tls;
+mod url;
+
+pub use error::{PostgresError, SettingsError, StoreError, Unavailable};
+pub use ledger::{
+    Attempt, AttemptView, Claim, ClaimLimits, Claimed, Delivery, DeliveryView, LedgerGauges,
+    Payload, Record, Step, Written,
+};
+pub use listen::{Listener, Notice};
+pub use migrate::SchemaState;
+pub use outbox::{OutboxKind, OutboxMessage};
+pub use pool::{PostgresSettings, Store};
+pub use seal::{Keyring, SealError};
+pub use subscription::{NewSubscription, StoredSubscription};

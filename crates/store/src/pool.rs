@@ -1,0 +1,139 @@
+//! The pool of connections, and what is set on each of them. Connects lazily: a store can be made while Postgres is
+//! away. What is done on a connection is bounded in `checkout`.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::Config;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::error::SettingsError;
+use crate::seal::Keyring;
+use crate::{tls, url};
+
+/// Limit on waiting for a free connection, and on making one.
+pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// A server that vanished without a word is noticed after about so long, whatever is in flight.
+const SILENCE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Set on every connection. The planner is kept to look-ups by key with plans made once: a plan that was chosen while a
+/// table was small must not turn into a scan when a backlog has grown. The timeouts bound what a server goes on doing,
+/// and the locks that it goes on holding, for a worker that is gone or frozen.
+pub(crate) const SESSION: &str = "\
+    SET statement_timeout = '15s'; \
+    SET idle_in_transaction_session_timeout = '20s'; \
+    SET plan_cache_mode = force_generic_plan; \
+    SET enable_seqscan = off; \
+    SET enable_bitmapscan = off; \
+    SET enable_hashjoin = off; \
+    SET enable_mergejoin = off; \
+    SET jit = off; \
+    SELECT set_config(name, '2s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'";
+
+/// How Postgres is reached.
+#[derive(Clone)]
+pub struct PostgresSettings {
+    /// `postgres://user:password@host:port/database?sslmode=…`; sslmode from `disable` to `verify-full`.
+    pub url: String,
+    /// PEM certificates to verify the server by, in place of the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// Connections at most, at least 1; a [`crate::Listener`] has one of its own beside them.
+    pub pool_size: usize,
+}
+
+impl fmt::Debug for PostgresSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSettings")
+            .field("url", &"(hidden)")
+            .field("ca_file", &self.ca_file)
+            .field("pool_size", &self.pool_size)
+            .finish()
+    }
+}
+
+/// Postgres as Postrider uses it. Cheap to clone: all clones share one pool.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) pool: Pool,
+    pub(crate) config: Config,
+    pub(crate) tls: MakeRustlsConnect,
+    pub(crate) keyring: Keyring,
+}
+
+impl Store {
+    /// A store on a pool that connects when it is first asked.
+    ///
+    /// # Errors
+    /// Settings that can't work, see [`SettingsError`]. That Postgres is away is none of them.
+    pub fn new(settings: PostgresSettings, keyring: Keyring) -> Result<Self, SettingsError> {
+        if settings.pool_size == 0 {
+            return Err(SettingsError::PoolSize);
+        }
+        let url::Target {
+            mut config,
+            verify,
+            ca_file,
+        } = url::read(&settings.url, settings.ca_file)?;
+        let tls = tls::connector(verify, ca_file.as_deref())?;
+        if config.get_application_name().is_none() {
+            config.application_name("postrider");
+        }
+        config
+            .connect_timeout(CONNECT_LIMIT)
+            .keepalives(true)
+            .keepalives_idle(Duration::from_secs(5))
+            .keepalives_interval(Duration::from_secs(2))
+            .keepalives_retries(2)
+            .tcp_user_timeout(SILENCE_LIMIT);
+
+        let manager = Manager::from_config(
+            config.clone(),
+            tls.clone(),
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(settings.pool_size)
+            .runtime(Runtime::Tokio1)
+            .wait_timeout(Some(CONNECT_LIMIT))
+            .create_timeout(Some(CONNECT_LIMIT))
+            .recycle_timeout(Some(CONNECT_LIMIT))
+            .post_create(Hook::async_fn(|client, _| {
+                Box::pin(async move {
+                    client
+                        .batch_execute(SESSION)
+                        .await
+                        .map_err(HookError::Backend)
+                })
+            }))
+            .build()
+            .expect("a runtime is given, the only thing that building asks for");
+        Ok(Self {
+            inner: Arc::new(Inner {
+                pool,
+                config,
+                tls,
+                keyring,
+            }),
+        })
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = self.inner.pool.status();
+        write!(
+            f,
+            "Store({} of {} connections)",
+            status.size, status.max_size
+        )
+    }
+}

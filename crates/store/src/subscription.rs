@@ -1,0 +1,369 @@
+//! Subscriptions: made, read with their secrets in the clear, changed. Each change tells the listeners by a trigger, and
+//! touches the ledger in the same transaction, so that what waits meets the new state at once.
+
+use std::fmt;
+
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use webhook::{Method, Secret, Status, Subscription};
+
+use crate::checkout::{Checkout, limited};
+use crate::error::{StoreError, Unavailable};
+use crate::ledger::heads;
+use crate::pool::Store;
+use crate::seal::Place;
+
+/// Waiting rows that are made due in one transaction after a URL was changed.
+const HASTENED_ROWS_MAX: i64 = 2000;
+
+/// A subscription that is to be made. Whether its parts are allowed is checked before, in `webhook`.
+#[derive(Clone)]
+pub struct NewSubscription {
+    /// The tenant.
+    pub environment_id: String,
+    /// The `webhookId`, by `webhook::new_webhook_id`. One that is taken, in whichever environment, is `Refused`.
+    pub id: String,
+    /// A name for people.
+    pub name: Option<String>,
+    /// The event types that it wants.
+    pub types: Vec<String>,
+    /// Where set, only events of this card.
+    pub card_template_id: Option<String>,
+    /// Where set, only events of this flow.
+    pub action_flow_config_id: Option<String>,
+    /// Where its requests go.
+    pub url: String,
+    /// How its requests are made.
+    pub method: Method,
+    /// Its own headers, name and value.
+    pub headers: Vec<(String, String)>,
+    /// The secret that signs.
+    pub secret: Secret,
+}
+
+impl fmt::Debug for NewSubscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewSubscription")
+            .field("environment_id", &self.environment_id)
+            .field("id", &self.id)
+            .field("types", &self.types)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A subscription with what only the database knows of it.
+#[derive(Clone, Debug)]
+pub struct StoredSubscription {
+    /// The subscription, secrets in the clear.
+    pub subscription: Subscription,
+    /// Why it has its status, where the status wasn't asked for by a person.
+    pub status_reason: Option<String>,
+    /// Since when it has its status.
+    pub status_changed: OffsetDateTime,
+    /// When it was made.
+    pub created: OffsetDateTime,
+    /// When it was last changed.
+    pub updated: OffsetDateTime,
+}
+
+const READ: &str = "\
+    SELECT s.environment_id, s.webhook_id, s.name, s.types, s.card_template_id, s.action_flow_config_id, s.url, \
+        s.method, s.headers, s.status, s.status_reason, s.status_changed, s.created, s.updated, \
+        ARRAY(SELECT k.secret FROM subscription_secrets k \
+            WHERE k.environment_id = s.environment_id AND k.webhook_id = s.webhook_id \
+                AND (k.signs_until IS NULL OR k.signs_until > now()) \
+            ORDER BY k.secret_id DESC) \
+    FROM subscriptions s WHERE s.environment_id = $1";
+
+impl Store {
+    /// Makes a subscription, active.
+    ///
+    /// # Errors
+    /// `Refused` where its id is taken; `Unavailable`.
+    pub async fn create(&self, new: NewSubscription) -> Result<StoredSubscription, StoreError> {
+        const SUBSCRIPTION: &str = "\
+            WITH made AS (INSERT INTO subscriptions (environment_id, webhook_id, name, types, card_template_id, \
+                    action_flow_config_id, url, method, headers, status) \
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'active') RETURNING environment_id, webhook_id) \
+            INSERT INTO subscription_secrets (environment_id, webhook_id, secret) \
+            SELECT environment_id, webhook_id, $10 FROM made";
+        let headers = self.sealed_headers(&new.environment_id, &new.id, &new.headers)?;
+        let secret = self.sealed(
+            place(&new.environment_id, &new.id, "secret"),
+            new.secret.as_str().as_bytes(),
+        )?;
+        let client = self.checkout().await?;
+        let stored = limited(async {
+            let insert = client.prepared(SUBSCRIPTION).await?;
+            client
+                .execute(
+                    &insert,
+                    &[
+                        &new.environment_id,
+                        &new.id,
+                        &new.name,
+                        &new.types,
+                        &new.card_template_id,
+                        &new.action_flow_config_id,
+                        &new.url,
+                        &new.method.as_str(),
+                        &headers,
+                        &secret,
+                    ],
+                )
+                .await?;
+            self.read_one(&client, &new.environment_id, &new.id).await
+        })
+        .await?;
+        client.done();
+        stored.ok_or(StoreError::NotFound)
+    }
+
+    /// All subscriptions of an environment, whatever their status, with the secrets that sign now. One that can't be
+    /// opened fails them all: left out, its events would match nothing and be lost.
+    ///
+    /// # Errors
+    /// `Unreadable`, `Unavailable`.
+    pub async fn load_environment(
+        &self,
+        environment_id: &str,
+    ) -> Result<Vec<Subscription>, StoreError> {
+        let client = self.checkout().await?;
+        let rows = limited(async {
+            let read = client
+                .prepared(&format!("{READ} ORDER BY s.webhook_id"))
+                .await?;
+            Ok(client.query(&read, &[&environment_id]).await?)
+        })
+        .await?;
+        client.done();
+        rows.iter()
+            .map(|row| Ok(self.opened(row)?.subscription))
+            .collect()
+    }
+
+    /// One subscription, if it is in that environment.
+    ///
+    /// # Errors
+    /// `Unreadable`, `Unavailable`.
+    pub async fn get(
+        &self,
+        environment_id: &str,
+        webhook_id: &str,
+    ) -> Result<Option<StoredSubscription>, StoreError> {
+        let client = self.checkout().await?;
+        let stored = limited(self.read_one(&client, environment_id, webhook_id)).await?;
+        client.done();
+        Ok(stored)
+    }
+
+    /// Pauses, resumes, disables or re-enables. What waits is held, released or cancelled by [`Store::sweep`].
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    pub async fn set_status(
+        &self,
+        environment_id: &str,
+        webhook_id: &str,
+        status: Status,
+        reason: Option<&str>,
+    ) -> Result<(), StoreError> {
+        const CHANGE: &str = "\
+            UPDATE subscriptions SET status = $3, status_reason = $4, updated = now(), \
+                status_changed = CASE WHEN status = $3 THEN status_changed ELSE now() END \
+            WHERE environment_id = $1 AND webhook_id = $2";
+        self.change(
+            environment_id,
+            webhook_id,
+            CHANGE,
+            &[&environment_id, &webhook_id, &status.as_str(), &reason],
+        )
+        .await
+    }
+
+    /// Sends it elsewhere from now on, and makes what waits due, but for what is leased at this moment. A long backlog is
+    /// made due in portions after the change itself; a crash in between leaves the rest on its schedule.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    pub async fn set_url(
+        &self,
+        environment_id: &str,
+        webhook_id: &str,
+        url: &str,
+    ) -> Result<(), StoreError> {
+        const CHANGE: &str = "\
+            UPDATE subscriptions SET url = $3, updated = now() WHERE environment_id = $1 AND webhook_id = $2";
+        self.change(
+            environment_id,
+            webhook_id,
+            CHANGE,
+            &[&environment_id, &webhook_id, &url],
+        )
+        .await?;
+        self.hasten(environment_id, webhook_id).await
+    }
+
+    /// Removes it for good. What still waits for it is cancelled by [`Store::sweep`]; its history stays.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    pub async fn remove(&self, environment_id: &str, webhook_id: &str) -> Result<(), StoreError> {
+        const REMOVE: &str =
+            "DELETE FROM subscriptions WHERE environment_id = $1 AND webhook_id = $2";
+        self.change(
+            environment_id,
+            webhook_id,
+            REMOVE,
+            &[&environment_id, &webhook_id],
+        )
+        .await
+    }
+
+    /// One change of one subscription, together with its head, so that claim and sweep look at it at once.
+    async fn change(
+        &self,
+        environment_id: &str,
+        webhook_id: &str,
+        sql: &str,
+        parameters: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<(), StoreError> {
+        let client = self.checkout().await?;
+        let changed = limited(async {
+            client.batch_execute("BEGIN").await?;
+            let change = client.prepared(sql).await?;
+            let changed = client.execute(&change, parameters).await?;
+            heads::look_now(&client, environment_id, webhook_id).await?;
+            client.batch_execute("COMMIT").await?;
+            Ok(changed)
+        })
+        .await?;
+        client.done();
+        match changed {
+            0 => Err(StoreError::NotFound),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes due what waits for its time, each row once: those that fail meanwhile keep their new schedule.
+    async fn hasten(&self, environment_id: &str, webhook_id: &str) -> Result<(), StoreError> {
+        const PORTION: &str = "\
+            WITH portion AS (SELECT request_id FROM deliveries_waiting \
+                WHERE environment_id = $1 AND webhook_id = $2 AND request_id > $3 \
+                    AND status = 'scheduled' AND lease_id IS NULL AND due > now() \
+                ORDER BY request_id LIMIT $4 FOR UPDATE SKIP LOCKED) \
+            UPDATE deliveries_waiting w SET due = now() FROM portion p \
+            WHERE w.environment_id = $1 AND w.request_id = p.request_id RETURNING w.request_id";
+        let mut last = uuid::Uuid::nil();
+        loop {
+            let client = self.checkout().await?;
+            let rows = limited(async {
+                client.batch_execute("BEGIN").await?;
+                let portion = client.prepared(PORTION).await?;
+                let rows = client
+                    .query(
+                        &portion,
+                        &[&environment_id, &webhook_id, &last, &HASTENED_ROWS_MAX],
+                    )
+                    .await?;
+                heads::look_now(&client, environment_id, webhook_id).await?;
+                client.batch_execute("COMMIT").await?;
+                Ok(rows)
+            })
+            .await?;
+            client.done();
+            match rows.iter().map(|row| row.get(0)).max() {
+                Some(greatest) => last = greatest,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn read_one(
+        &self,
+        client: &Checkout,
+        environment_id: &str,
+        webhook_id: &str,
+    ) -> Result<Option<StoredSubscription>, StoreError> {
+        let read = client
+            .prepared(&format!("{READ} AND s.webhook_id = $2"))
+            .await?;
+        let row = client
+            .query_opt(&read, &[&environment_id, &webhook_id])
+            .await?;
+        row.map(|row| self.opened(&row)).transpose()
+    }
+
+    fn sealed_headers(
+        &self,
+        environment_id: &str,
+        webhook_id: &str,
+        headers: &[(String, String)],
+    ) -> Result<Vec<u8>, StoreError> {
+        let plain = serde_json::to_vec(headers).expect("pairs of texts are JSON");
+        self.sealed(place(environment_id, webhook_id, "headers"), &plain)
+    }
+
+    fn sealed(&self, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
+        let sealed = self.inner.keyring.seal(place, plain);
+        sealed.map_err(|cause| unreadable(place, cause))
+    }
+
+    fn opened(&self, row: &Row) -> Result<StoredSubscription, StoreError> {
+        let (environment_id, webhook_id): (String, String) = (row.get(0), row.get(1));
+        let open = |column, sealed: &[u8]| {
+            let place = place(&environment_id, &webhook_id, column);
+            let plain = self.inner.keyring.open(place, sealed);
+            plain.map_err(|cause| unreadable(place, cause))
+        };
+        let headers = serde_json::from_slice(&open("headers", row.get(8))?)
+            .map_err(|_| unexpected("headers"))?;
+        let secrets = row
+            .get::<_, Vec<&[u8]>>(14)
+            .into_iter()
+            .map(|sealed| {
+                let text = String::from_utf8(open("secret", sealed)?);
+                text.map(Secret::new).map_err(|_| unexpected("secret"))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(StoredSubscription {
+            subscription: Subscription {
+                name: row.get(2),
+                types: row.get(3),
+                card_template_id: row.get(4),
+                action_flow_config_id: row.get(5),
+                url: row.get(6),
+                method: Method::parse(row.get(7)).ok_or_else(|| unexpected("method"))?,
+                headers,
+                secrets,
+                status: Status::parse(row.get(9)).ok_or_else(|| unexpected("status"))?,
+                environment_id,
+                id: webhook_id,
+            },
+            status_reason: row.get(10),
+            status_changed: row.get(11),
+            created: row.get(12),
+            updated: row.get(13),
+        })
+    }
+}
+
+fn place<'a>(environment_id: &'a str, webhook_id: &'a str, column: &'static str) -> Place<'a> {
+    Place {
+        environment_id,
+        webhook_id,
+        column,
+    }
+}
+
+fn unreadable(place: Place<'_>, cause: crate::seal::SealError) -> StoreError {
+    StoreError::Unreadable {
+        webhook_id: place.webhook_id.to_owned(),
+        cause,
+    }
+}
+
+/// A word that this program doesn't know: written by a newer one.
+fn unexpected(what: &'static str) -> StoreError {
+    StoreError::Unavailable(Unavailable::Answer(what))
+}
