@@ -1,0 +1,220 @@
+//! What waits in the ledger comes back: due rows are claimed under a lease, in batches, per subscription at most its
+//! free places, and each goes through `deliver`. The claim's transaction has ended before any request begins.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use store::{ClaimLimits, Claimed, Store};
+use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::pauses;
+use crate::deliver::Deliverer;
+use crate::endpoint::Endpoint;
+use crate::subscriptions::{Subscriptions, distinct};
+
+/// Rows of one claim, and the bytes of their bodies.
+const CLAIM_ROWS_MAX: usize = 256;
+const CLAIM_BYTES_MAX: u64 = 32 << 20;
+/// Between two claims, so that places that come free one by one are filled in batches.
+const CLAIM_PAUSE: Duration = Duration::from_millis(10);
+/// After a claim that found nothing although something is due: another worker is at it.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// Without a word from anyone the ledger is looked at after so long.
+const IDLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// When the ledger is worth a look: the earliest of what was said.
+#[derive(Debug, Default)]
+pub(crate) struct DueSignal {
+    earliest: Mutex<Option<Instant>>,
+    changed: Notify,
+}
+
+impl DueSignal {
+    /// Something is due at `when`.
+    pub(crate) fn at(&self, when: Instant) {
+        let mut earliest = self.earliest.lock().unwrap_or_else(PoisonError::into_inner);
+        if earliest.is_none_or(|known| when < known) {
+            *earliest = Some(when);
+            drop(earliest);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Something is due now.
+    pub(crate) fn now(&self) {
+        self.at(Instant::now());
+    }
+
+    /// Waits for the earliest of what was said, at most until `latest`; what was said is then forgotten.
+    async fn wait(&self, latest: Instant) {
+        loop {
+            let changed = self.changed.notified();
+            let at = self.earliest().map_or(latest, |at| at.min(latest));
+            tokio::select! {
+                () = tokio::time::sleep_until(at.into()) => {
+                    let mut earliest = self.earliest.lock().unwrap_or_else(PoisonError::into_inner);
+                    if earliest.is_some_and(|at| at <= Instant::now()) {
+                        *earliest = None;
+                    }
+                    return;
+                }
+                () = changed => {}
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_set(&self) -> bool {
+        self.earliest().is_some()
+    }
+
+    fn earliest(&self) -> Option<Instant> {
+        *self.earliest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The loop that claims.
+pub(crate) struct Claimer {
+    pub(crate) store: Store,
+    pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) deliverer: Arc<Deliverer>,
+    pub(crate) due: Arc<DueSignal>,
+    pub(crate) tracker: TaskTracker,
+}
+
+impl Claimer {
+    /// Claims until the worker stops.
+    pub(crate) async fn run(self) {
+        let mut latest = Instant::now();
+        let mut waits = pauses();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.deliverer.stop.cancelled() => return,
+                () = self.due.wait(latest) => {}
+            }
+            match self.claim().await {
+                Ok(pause) => {
+                    waits = pauses();
+                    latest = Instant::now() + pause;
+                    tokio::time::sleep(pause.min(CLAIM_PAUSE)).await;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "due deliveries can't be claimed; trying again");
+                    let pause = waits.next().unwrap_or(IDLE_PAUSE);
+                    latest = Instant::now() + pause;
+                    tokio::time::sleep(pause.min(IDLE_PAUSE)).await;
+                }
+            }
+        }
+    }
+
+    /// Claims once and says when to look again.
+    async fn claim(&self) -> Result<Duration, store::StoreError> {
+        let deliverer = &self.deliverer;
+        // At most half of what is free: first attempts straight from messages keep the other half.
+        let rows_max = (deliverer.permits.available_permits() / 2).clamp(1, CLAIM_ROWS_MAX);
+        let rows = u32::try_from(rows_max).unwrap_or(1);
+        let Ok(mut permits) = Arc::clone(&deliverer.permits).try_acquire_many_owned(rows) else {
+            return Ok(CLAIM_PAUSE);
+        };
+        let slots: Vec<_> = deliverer
+            .lanes
+            .slots()
+            .into_iter()
+            .map(|slots| (slots.environment_id, slots.webhook_id, slots.free))
+            .collect();
+        let claimed_at = Instant::now();
+        let claim = self
+            .store
+            .claim_due(ClaimLimits {
+                rows_max: rows,
+                payload_bytes_max: CLAIM_BYTES_MAX,
+                lease: deliverer.lease,
+                slots_default: u32::try_from(deliverer.lanes.limit()).unwrap_or(u32::MAX),
+                slots: &slots,
+            })
+            .await?;
+
+        let found = claim.claimed.len();
+        let endpoints = self.endpoints(&claim.claimed).await;
+        for claimed in claim.claimed {
+            let delivery = &claimed.delivery;
+            let Some(permit) = permits.split(1) else {
+                break;
+            };
+            deliverer
+                .lanes
+                .enter_claimed(&delivery.environment_id, &delivery.webhook_id);
+            let endpoint = endpoints.get(&delivery.webhook_id).cloned();
+            self.tracker.spawn(
+                Arc::clone(deliverer).deliver_claimed(claimed, claimed_at, endpoint, permit),
+            );
+        }
+        let next = claim.next_due_in.unwrap_or(IDLE_PAUSE).min(IDLE_PAUSE);
+        Ok(if found > 0 {
+            next.max(CLAIM_PAUSE)
+        } else {
+            next.max(BUSY_PAUSE)
+        })
+    }
+
+    /// The endpoints of what was claimed; one that can't be had now is left out, and its deliveries are handed back.
+    async fn endpoints(&self, claimed: &[Claimed]) -> HashMap<Arc<str>, Arc<Endpoint>> {
+        let mut endpoints = HashMap::new();
+        for id in distinct(
+            claimed
+                .iter()
+                .map(|claimed| &claimed.delivery.environment_id),
+        ) {
+            match self.subscriptions.environment(&id).await {
+                Ok(environment) => {
+                    for claimed in claimed.iter().filter(|c| c.delivery.environment_id == id) {
+                        let webhook_id = &claimed.delivery.webhook_id;
+                        if let Some(endpoint) = environment.endpoint(webhook_id) {
+                            endpoints.insert(Arc::clone(webhook_id), Arc::clone(endpoint));
+                        }
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, environment = %id, "subscriptions can't be loaded; handing their due deliveries back");
+                }
+            }
+        }
+        endpoints
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_earliest_word_ends_the_wait() {
+        let due = DueSignal::default();
+        let start = Instant::now();
+        due.at(start + Duration::from_secs(5));
+        due.now();
+
+        due.wait(start + Duration::from_secs(60)).await;
+
+        assert_eq!(due.earliest(), None);
+    }
+
+    #[tokio::test]
+    async fn a_word_said_meanwhile_ends_the_wait() {
+        let due = Arc::new(DueSignal::default());
+        let said = Arc::clone(&due);
+        let wait = async { due.wait(Instant::now() + Duration::from_secs(60)).await };
+        let say = async move {
+            tokio::task::yield_now().await;
+            said.now();
+        };
+
+        tokio::time::timeout(Duration::from_secs(5), async { tokio::join!(wait, say) })
+            .await
+            .unwrap();
+    }
+}

@@ -1,0 +1,297 @@
+//! The group commit: outcomes of many deliveries in one transaction, every ~10 ms or some hundred rows, and only then
+//! are their messages released. A group that Postgres refuses for its data is split until the guilty record stands
+//! alone; while Postgres is away the group is kept and tried again, and after two seconds no new attempt starts.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use store::{Record, Step, Store, StoreError, Written};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use webhook::DeliveryStatus;
+
+use crate::broker::pauses;
+use crate::claim::DueSignal;
+use crate::in_flight::InFlight;
+use crate::metrics::{Metrics, Settled};
+
+const GROUP_WAIT: Duration = Duration::from_millis(10);
+const GROUP_RECORDS_MAX: usize = 500;
+const GROUP_BYTES_MAX: usize = 16 << 20;
+/// Entries that wait for a commit; above it those who bring more wait.
+const QUEUE_MAX: usize = 4096;
+/// While no commit has succeeded for so long, no new attempt starts.
+const GATE_AFTER: Duration = Duration::from_secs(2);
+
+/// One record on its way into the ledger.
+pub(crate) struct Entry {
+    pub(crate) record: Record,
+    /// When its event was consumed, or as if: what the record's age is counted from.
+    pub(crate) created: Instant,
+    /// When its attempt began.
+    pub(crate) began: Option<Instant>,
+    /// Whether it speaks for the delivery that is in flight under its requestId, and so for the messages that wait
+    /// for it. A claimed row that met its own duplicate in flight doesn't.
+    pub(crate) in_flight: bool,
+}
+
+/// Where outcomes are handed in. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct CommitQueue {
+    entries: mpsc::Sender<Entry>,
+}
+
+impl CommitQueue {
+    /// Waits for a place in the queue; never fails while the committer lives, which outlives all who hand in.
+    pub(crate) async fn submit(&self, entry: Entry) {
+        if self.entries.send(entry).await.is_err() {
+            tracing::debug!(
+                "a record came after the last commit: its message goes back to the broker"
+            );
+        }
+    }
+}
+
+/// Whether new attempts may start: closed while the ledger is out of reach.
+#[derive(Default)]
+pub(crate) struct Gate {
+    /// When the group that isn't committed yet was first tried.
+    trying_since: Mutex<Option<Instant>>,
+    postgres_away: AtomicBool,
+    opened: Notify,
+}
+
+impl Gate {
+    /// Waits until an attempt may start.
+    pub(crate) async fn wait_open(&self) {
+        loop {
+            // Before the look, so that an opening in between is not missed.
+            let opened = self.opened.notified();
+            if self.is_open() {
+                return;
+            }
+            opened.await;
+        }
+    }
+
+    /// Postgres was seen to answer, or not to.
+    pub(crate) fn postgres_answers(&self, answers: bool) {
+        self.postgres_away.store(!answers, Ordering::Release);
+        if self.is_open() {
+            self.opened.notify_waiters();
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        let trying = *self
+            .trying_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        !self.postgres_away.load(Ordering::Acquire)
+            && trying.is_none_or(|since| since.elapsed() < GATE_AFTER)
+    }
+
+    fn trying(&self) {
+        self.trying_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(Instant::now);
+    }
+
+    fn committed(&self) {
+        *self
+            .trying_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = None;
+        self.postgres_answers(true);
+    }
+}
+
+/// Writes groups until it is told to finish and nothing is left.
+pub(crate) struct Committer {
+    pub(crate) store: Store,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) due: Arc<DueSignal>,
+    /// Told when a group left something in the outbox.
+    pub(crate) outbox: Arc<Notify>,
+    pub(crate) metrics: Arc<Metrics>,
+    entries: mpsc::Receiver<Entry>,
+}
+
+impl Committer {
+    /// The committer and the queue in front of it.
+    pub(crate) fn new(
+        store: Store,
+        gate: Arc<Gate>,
+        in_flight: Arc<InFlight>,
+        due: Arc<DueSignal>,
+        outbox: Arc<Notify>,
+        metrics: Arc<Metrics>,
+    ) -> (Self, CommitQueue) {
+        let (sender, entries) = mpsc::channel(QUEUE_MAX);
+        let committer = Self {
+            store,
+            gate,
+            in_flight,
+            due,
+            outbox,
+            metrics,
+            entries,
+        };
+        (committer, CommitQueue { entries: sender })
+    }
+
+    /// Commits until `finish`, then what is left. Returns how many records were written.
+    pub(crate) async fn run(mut self, finish: CancellationToken) -> u64 {
+        let mut written = 0;
+        loop {
+            let first = tokio::select! {
+                // Cancel-safe: `recv` loses nothing when dropped.
+                first = self.entries.recv() => first,
+                () = finish.cancelled(), if !self.entries.is_closed() => {
+                    self.entries.close();
+                    continue;
+                }
+            };
+            let Some(first) = first else { return written };
+            let group = self.gather(first).await;
+            written += group.len() as u64;
+            self.write(group).await;
+        }
+    }
+
+    async fn gather(&mut self, first: Entry) -> Vec<Entry> {
+        let mut bytes = first.record.payload.data.len();
+        let mut group = vec![first];
+        let full = tokio::time::sleep(GROUP_WAIT);
+        tokio::pin!(full);
+        while group.len() < GROUP_RECORDS_MAX && bytes < GROUP_BYTES_MAX {
+            tokio::select! {
+                biased;
+                entry = self.entries.recv() => match entry {
+                    Some(entry) => {
+                        bytes += entry.record.payload.data.len();
+                        group.push(entry);
+                    }
+                    None => break,
+                },
+                () = &mut full => break,
+            }
+        }
+        group
+    }
+
+    /// Writes one group whole, in halves where it is refused, and for as long as it takes where Postgres is away.
+    async fn write(&self, group: Vec<Entry>) {
+        let mut groups = vec![group];
+        let mut waits = pauses();
+        while let Some(mut group) = groups.pop() {
+            match self.try_write(&mut group).await {
+                Ok(written) => {
+                    waits = pauses();
+                    self.release(&group, &written);
+                }
+                Err(StoreError::Refused { .. }) if group.len() > 1 => {
+                    // The later half below the earlier: records of one delivery keep their order.
+                    groups.push(group.split_off(group.len() / 2));
+                    groups.push(group);
+                }
+                Err(error @ StoreError::Refused { .. }) => self.refuse(&group, &error),
+                Err(error) => {
+                    tracing::warn!(%error, records = group.len(), "the ledger can't be written; keeping the outcomes and trying again");
+                    groups.push(group);
+                    tokio::time::sleep(waits.next().unwrap_or(GATE_AFTER)).await;
+                }
+            }
+        }
+    }
+
+    async fn try_write(&self, group: &mut [Entry]) -> Result<Vec<Written>, StoreError> {
+        self.gate.trying();
+        let began = Instant::now();
+        let records: Vec<Record> = group.iter().map(Entry::record_now).collect();
+        let written = self.store.commit(&records).await;
+        match &written {
+            Ok(_) => {
+                self.gate.committed();
+                self.metrics.commit(group.len(), began.elapsed());
+            }
+            // Postgres answers: it is the data that it won't have.
+            Err(StoreError::Refused { .. }) => self.gate.committed(),
+            Err(_) => {}
+        }
+        written
+    }
+
+    /// The group is durable: its messages may be acked.
+    fn release(&self, group: &[Entry], written: &[Written]) {
+        let mut outbox = false;
+        for (entry, written) in group.iter().zip(written) {
+            let record = &entry.record;
+            let request_id = record.delivery.request_id;
+            match record.step {
+                _ if !entry.in_flight => {}
+                Step::HandOff { .. } => self.in_flight.handed_off(request_id),
+                _ => self.in_flight.settled(request_id),
+            }
+            match (record.step, written.status) {
+                (
+                    Step::Retry { after } | Step::Schedule { after } | Step::HandBack { after },
+                    DeliveryStatus::Scheduled,
+                ) => {
+                    self.due.at(Instant::now() + after);
+                }
+                (Step::Dead(reason), DeliveryStatus::Dead) => {
+                    outbox = true;
+                    self.metrics.dead_letter(reason.as_str());
+                }
+                _ => {}
+            }
+            if let Some(settled) = settlement(record, written) {
+                self.metrics.settled(settled);
+            }
+            if matches!(record.step, Step::Delivered) {
+                self.metrics.delivery_lag(entry.created.elapsed());
+            }
+        }
+        if outbox {
+            self.outbox.notify_one();
+        }
+    }
+
+    fn refuse(&self, group: &[Entry], error: &StoreError) {
+        for entry in group {
+            let delivery = &entry.record.delivery;
+            tracing::error!(%error, request = %delivery.request_id, webhook = %delivery.webhook_id, environment = %delivery.environment_id, "the ledger refuses a record for its data");
+            if entry.in_flight {
+                self.in_flight.refused(delivery.request_id);
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// The record with its times as of now: it may have waited for Postgres.
+    fn record_now(&self) -> Record {
+        let mut record = self.record.clone();
+        record.age = self.created.elapsed();
+        if let (Some(attempt), Some(began)) = (&mut record.attempt, self.began) {
+            attempt.ago = began.elapsed();
+        }
+        record
+    }
+}
+
+/// What to count; a record that changed nothing (a duplicate of what is settled) is no settlement.
+fn settlement(record: &Record, written: &Written) -> Option<Settled> {
+    match (record.step, written.status) {
+        (Step::Delivered, _) => Some(Settled::Delivered),
+        (Step::Retry { .. }, DeliveryStatus::Scheduled) => Some(Settled::Retry),
+        (Step::Retry { .. } | Step::Schedule { .. }, DeliveryStatus::Held) => Some(Settled::Held),
+        (Step::Dead(_), DeliveryStatus::Dead) => Some(Settled::Dead),
+        (_, DeliveryStatus::Cancelled) => Some(Settled::Cancelled),
+        _ => None,
+    }
+}

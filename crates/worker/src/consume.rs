@@ -1,0 +1,286 @@
+//! One queue: connect, declare, consume, ack; and on any error or end of the stream drop the connection, back off, and
+//! begin anew, for as long as it takes. A settle that comes for a channel that is gone is dropped, never carried over.
+//!
+//! A consumer starts with prefetch 1 and widens only after a message that wasn't redelivered three times, so that in a
+//! crash loop only the message that kills the process climbs to the broker's delivery limit.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, Consumer};
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+use webhook::NoEventReason;
+
+use crate::ack::AckWindow;
+use crate::broker::{ConnectError, Pauses, connect, pauses};
+use crate::dead_letter::DeadLetters;
+use crate::ingest::{Incoming, Ingest};
+use crate::message::{Hold, Verdict, Verdicts};
+use crate::readiness::Readiness;
+use crate::run::Stop;
+use crate::settings::AmqpSettings;
+use crate::topology;
+
+/// Redelivered as often as this, a message is suspected of killing workers.
+const SUSPECT_COUNT: i64 = 3;
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+/// A message given back at once would come back at once: a panic must not become a hot loop.
+const GIVE_BACK_PAUSE: Duration = Duration::from_secs(1);
+const REFUSED_DETAIL: &str = "Postgres refuses this event's record for its data";
+
+/// Consumes one queue.
+pub(crate) struct QueueConsumer {
+    pub(crate) queue: String,
+    pub(crate) settings: AmqpSettings,
+    pub(crate) ingest: Arc<Ingest>,
+    pub(crate) dead_letters: Arc<DeadLetters>,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) readiness: Readiness,
+    pub(crate) stop: Stop,
+}
+
+/// One channel's life.
+struct Session {
+    channel: Channel,
+    consumer: Consumer,
+    window: AckWindow,
+    verdicts: Verdicts,
+    heard: mpsc::UnboundedReceiver<Verdict>,
+    wide: bool,
+    /// Given back while stopping: closing the channel returns them.
+    left: u64,
+}
+
+impl QueueConsumer {
+    /// Consumes until the worker stops and what it holds is settled or given up. Returns how many messages were left
+    /// to the broker.
+    pub(crate) async fn run(self) -> u64 {
+        let mut waits = pauses();
+        loop {
+            self.not_consumed("connecting");
+            let error = match self.session(&mut waits).await {
+                Ok(left) => return left,
+                Err(error) => error,
+            };
+            if self.stop.intake.is_cancelled() {
+                return 0;
+            }
+            let wait = waits.next().unwrap_or(CLOSE_LIMIT);
+            tracing::warn!(%error, queue = self.queue, retry_in_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX), "not consuming; will connect again. {}", advice(&error));
+            self.not_consumed(&error.to_string());
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.intake.cancelled() => return 0,
+            }
+        }
+    }
+
+    fn not_consumed(&self, reason: &str) {
+        let sentence = format!("queue {} is not consumed: {reason}", self.queue);
+        self.readiness.not_ready(&self.queue, sentence);
+    }
+
+    /// One connection from its making to its end. `Ok` only after a stop.
+    async fn session(&self, waits: &mut Pauses) -> Result<u64, ConnectError> {
+        let name = format!("postrider worker {}", self.queue);
+        let connection = connect(&self.settings, &name).await?;
+        let channel = connection.create_channel().await?;
+        topology::ensure(&channel, &self.settings).await?;
+        let consumer = self.consume(&channel, 1).await?;
+        self.readiness.ready(&self.queue);
+        tracing::info!(queue = self.queue, "consuming");
+        let (verdicts, heard) = mpsc::unbounded_channel();
+        let mut session = Session {
+            channel,
+            consumer,
+            window: AckWindow::new(self.settings.prefetch),
+            verdicts,
+            heard,
+            wide: false,
+            left: 0,
+        };
+
+        *waits = pauses();
+        self.take_in(&mut session).await?;
+        let left = self.drain(&mut session).await?;
+        // At best a courtesy: what isn't acked is the broker's either way.
+        drop(tokio::time::timeout(CLOSE_LIMIT, connection.close(200, "bye".into())).await);
+        Ok(left)
+    }
+
+    async fn consume(&self, channel: &Channel, prefetch: u16) -> Result<Consumer, lapin::Error> {
+        channel
+            .basic_qos(prefetch, BasicQosOptions::default())
+            .await?;
+        let tag = format!("postrider-{prefetch}");
+        channel
+            .basic_consume(
+                self.queue.as_str().into(),
+                tag.into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            )
+            .await
+    }
+
+    /// Takes messages in and acks what is settled, until intake stops.
+    async fn take_in(&self, session: &mut Session) -> Result<(), ConnectError> {
+        loop {
+            let look_again = session.window.look_again().unwrap_or(Duration::MAX);
+            // All branches are cancel-safe: streams and channels lose nothing when a `next` is dropped.
+            tokio::select! {
+                biased;
+                () = self.stop.intake.cancelled() => return Ok(()),
+                verdict = session.heard.recv() => {
+                    if let Some(verdict) = verdict {
+                        self.hear(session, verdict).await?;
+                    }
+                }
+                delivery = session.consumer.next() => match delivery {
+                    Some(delivery) => {
+                        let delivery = delivery?;
+                        self.widen(session, &delivery).await?;
+                        self.take(session, delivery);
+                    }
+                    None => return Err(ConnectError::Cancelled),
+                },
+                () = tokio::time::sleep(look_again.min(Duration::from_secs(3600))) => {}
+            }
+            self.ack(session).await?;
+        }
+    }
+
+    /// After the stop: no new messages, but those in hand are acked as they are settled.
+    async fn drain(&self, session: &mut Session) -> Result<u64, ConnectError> {
+        let tag = session.consumer.tag();
+        session
+            .channel
+            .basic_cancel(tag, BasicCancelOptions::default())
+            .await?;
+        while session.window.unacked() > 0 {
+            let look_again = session.window.look_again().unwrap_or(CLOSE_LIMIT);
+            tokio::select! {
+                biased;
+                verdict = session.heard.recv() => {
+                    if let Some(verdict) = verdict {
+                        self.hear(session, verdict).await?;
+                    }
+                }
+                () = self.stop.abort.cancelled() => break,
+                () = tokio::time::sleep(look_again) => {}
+            }
+            self.ack(session).await?;
+        }
+        Ok(session.left + session.window.unacked() as u64)
+    }
+
+    /// From prefetch 1 to the configured one, after the first message that isn't suspected.
+    async fn widen(&self, session: &mut Session, delivery: &Delivery) -> Result<(), lapin::Error> {
+        if session.wide || delivery_count(delivery) >= SUSPECT_COUNT {
+            return Ok(());
+        }
+        let narrow = session.consumer.tag();
+        session
+            .channel
+            .basic_cancel(narrow, BasicCancelOptions::default())
+            .await?;
+        session.consumer = self
+            .consume(&session.channel, self.settings.prefetch)
+            .await?;
+        session.wide = true;
+        Ok(())
+    }
+
+    fn take(&self, session: &mut Session, delivery: Delivery) {
+        let tag = delivery.delivery_tag;
+        session.window.received(tag);
+        let body = Bytes::from(delivery.data);
+        self.ingest.take(Incoming {
+            hold: Hold::new(tag, body, session.verdicts.clone()),
+            redelivered: delivery.redelivered,
+            timestamp: *delivery.properties.timestamp(),
+        });
+    }
+
+    async fn hear(&self, session: &mut Session, verdict: Verdict) -> Result<(), lapin::Error> {
+        match verdict {
+            Verdict::Settled(tag) => session.window.settled(tag, Instant::now()),
+            Verdict::Refused(hold) => {
+                let dead_letters = Arc::clone(&self.dead_letters);
+                self.tracker.spawn(async move {
+                    dead_letters
+                        .no_event(*hold, NoEventReason::LedgerRefused, REFUSED_DETAIL)
+                        .await;
+                });
+            }
+            Verdict::Dropped(tag) => {
+                session.window.given_back(tag);
+                if self.stop.intake.is_cancelled() {
+                    session.left += 1;
+                } else {
+                    self.give_back(session.channel.clone(), tag);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, channel: Channel, tag: u64) {
+        self.tracker.spawn(async move {
+            tokio::time::sleep(GIVE_BACK_PAUSE).await;
+            let options = BasicNackOptions {
+                requeue: true,
+                ..BasicNackOptions::default()
+            };
+            // On a dead channel the broker has it back already.
+            drop(channel.basic_nack(tag, options).await);
+        });
+    }
+
+    /// Acks everything that is settled, after hearing all verdicts that are there: fewer, larger frames.
+    async fn ack(&self, session: &mut Session) -> Result<(), lapin::Error> {
+        while let Ok(verdict) = session.heard.try_recv() {
+            self.hear(session, verdict).await?;
+        }
+        for frame in session.window.frames(Instant::now()) {
+            let options = BasicAckOptions {
+                multiple: frame.multiple,
+            };
+            session.channel.basic_ack(frame.tag, options).await?;
+        }
+        Ok(())
+    }
+}
+
+fn delivery_count(delivery: &Delivery) -> i64 {
+    let headers = delivery.properties.headers().as_ref();
+    let count = headers.and_then(|headers| headers.inner().get("x-delivery-count"));
+    match count {
+        Some(AMQPValue::LongLongInt(count)) => *count,
+        Some(AMQPValue::LongInt(count)) => i64::from(*count),
+        Some(AMQPValue::LongUInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortShortInt(count)) => i64::from(*count),
+        _ => 0,
+    }
+}
+
+/// What the one who reads the log can do about it.
+fn advice(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::Url | ConnectError::CaFile(_) => "Mend the setting and restart.",
+        ConnectError::Cancelled => "The queue was deleted or moved.",
+        ConnectError::TimedOut => "Check that RabbitMQ runs and amqp.url names it.",
+        ConnectError::Broker(_) => {
+            "Check that RabbitMQ runs, that amqp.url is right, and that nobody declared these names with other arguments."
+        }
+    }
+}

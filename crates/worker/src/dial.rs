@@ -1,0 +1,186 @@
+//! From a URL's host to a connection: resolve once, refuse if any address must not be reached, dial exactly the
+//! address that was checked. Literal addresses take the same way, so that there is no second door.
+//!
+//! Proxies from the environment are not looked at. TLS comes on top, in `send`, under the URL's own name.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tower_service::Service;
+
+use crate::guard::{AddressPolicy, RefusedAddress};
+
+/// Look-ups at a time; more of them wait, within their attempt's own limit.
+const LOOKUPS_MAX: usize = 256;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    /// The name has no address, or the resolver didn't answer in time.
+    #[error("{0}")]
+    Dns(String),
+    /// The guard refuses at least one of the addresses.
+    #[error(transparent)]
+    Refused(#[from] RefusedAddress),
+    /// None of the addresses could be connected to.
+    #[error("{0}")]
+    Connect(io::Error),
+    /// No TCP connection within `delivery.connect_timeout`.
+    #[error("no connection within {0:?}")]
+    ConnectTimedOut(Duration),
+}
+
+/// Makes guarded TCP connections. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    policy: Arc<AddressPolicy>,
+    /// None where the system's resolver configuration can't be read: then only literal addresses work.
+    resolver: Option<Arc<TokioResolver>>,
+    lookups: Arc<Semaphore>,
+    timeout: Duration,
+}
+
+impl Dialer {
+    /// A dialer with the system's resolver configuration (`/etc/resolv.conf`, `/etc/hosts`).
+    pub(crate) fn new(policy: AddressPolicy, timeout: Duration) -> Self {
+        let resolver = TokioResolver::builder_tokio()
+            .and_then(hickory_resolver::ResolverBuilder::build)
+            .inspect_err(|error| {
+                tracing::error!(%error, "no resolver: names can't be looked up; mend /etc/resolv.conf and restart");
+            });
+        Self {
+            policy: Arc::new(policy),
+            resolver: resolver.ok().map(Arc::new),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            timeout,
+        }
+    }
+
+    async fn dial(self, uri: Uri) -> Result<TokioIo<TcpStream>, DialError> {
+        let deadline = Instant::now() + self.timeout;
+        let host = uri.host().unwrap_or_default();
+        let default_port = if uri.scheme_str() == Some("https") {
+            443
+        } else {
+            80
+        };
+        let port = uri.port_u16().unwrap_or(default_port);
+        let addresses = self.addresses(host, deadline).await?;
+        for address in &addresses {
+            self.policy.judge(*address)?;
+        }
+        self.connect(&addresses, port, deadline).await
+    }
+
+    async fn addresses(&self, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, DialError> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(literal) = bare.parse::<IpAddr>() {
+            return Ok(vec![literal]);
+        }
+        let Some(resolver) = &self.resolver else {
+            return Err(DialError::Dns(
+                "this worker has no resolver configuration".to_owned(),
+            ));
+        };
+        let look_up = async {
+            let _permit = self.lookups.acquire().await;
+            resolver.lookup_ip(host).await
+        };
+        match tokio::time::timeout_at(deadline, look_up).await {
+            Ok(Ok(found)) => {
+                let addresses: Vec<IpAddr> = found.iter().collect();
+                if addresses.is_empty() {
+                    return Err(DialError::Dns("the name has no address".to_owned()));
+                }
+                Ok(addresses)
+            }
+            Ok(Err(error)) => Err(DialError::Dns(error.to_string())),
+            Err(_) => Err(DialError::Dns(format!(
+                "no answer from the resolver within {:?}",
+                self.timeout
+            ))),
+        }
+    }
+
+    /// The first of the addresses that accepts; each has an equal share of the time that is left.
+    async fn connect(
+        &self,
+        addresses: &[IpAddr],
+        port: u16,
+        deadline: Instant,
+    ) -> Result<TokioIo<TcpStream>, DialError> {
+        let mut last = DialError::ConnectTimedOut(self.timeout);
+        for (index, address) in addresses.iter().enumerate() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let share = left / u32::try_from(addresses.len() - index).unwrap_or(1);
+            let socket = SocketAddr::new(*address, port);
+            match tokio::time::timeout(share, TcpStream::connect(socket)).await {
+                Ok(Ok(stream)) => {
+                    stream.set_nodelay(true).map_err(DialError::Connect)?;
+                    return Ok(TokioIo::new(stream));
+                }
+                Ok(Err(error)) => last = DialError::Connect(error),
+                Err(_) => last = DialError::ConnectTimedOut(self.timeout),
+            }
+        }
+        Err(last)
+    }
+}
+
+impl Service<Uri> for Dialer {
+    type Response = TokioIo<TcpStream>;
+    type Error = DialError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        Box::pin(self.clone().dial(uri))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dialer(policy: AddressPolicy) -> Dialer {
+        Dialer::new(policy, Duration::from_secs(5))
+    }
+
+    #[tokio::test]
+    async fn a_literal_address_is_judged_like_any_other() {
+        let refused = dialer(AddressPolicy::default())
+            .dial("http://127.0.0.1:9/".parse().unwrap())
+            .await;
+        let refused_v6 = dialer(AddressPolicy::default())
+            .dial("http://[::1]:9/".parse().unwrap())
+            .await;
+
+        assert!(matches!(refused, Err(DialError::Refused(_))));
+        assert!(matches!(refused_v6, Err(DialError::Refused(_))));
+    }
+
+    #[tokio::test]
+    async fn an_allowed_address_is_dialled() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()], Vec::new());
+
+        let connection = dialer(policy).dial(url.parse().unwrap()).await;
+
+        assert!(connection.is_ok());
+    }
+}

@@ -1,0 +1,83 @@
+//! A subscription made ready to be sent to: URL, headers and signing keys prepared once per load, not per delivery.
+
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue, Method, Uri};
+use url::Url;
+use webhook::{SigningKey, Status, Subscription};
+
+/// Where one subscription's requests go.
+pub(crate) struct Endpoint {
+    pub(crate) webhook_id: Arc<str>,
+    pub(crate) active: bool,
+    pub(crate) method: Method,
+    /// None if the URL can't be read: each attempt then ends as `protocol`.
+    pub(crate) uri: Option<Uri>,
+    /// The subscription's own, marked sensitive.
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// The newest first.
+    pub(crate) keys: Vec<SigningKey>,
+}
+
+impl Endpoint {
+    /// Prepares a subscription. What can't be sent (an unreadable URL or header) was refused at its creation; should
+    /// it stand in the database all the same, the URL fails the attempt and the header is left out.
+    pub(crate) fn new(subscription: &Subscription) -> Self {
+        let header = |(name, value): &(String, String)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            let mut value = HeaderValue::from_str(value).ok()?;
+            value.set_sensitive(true);
+            Some((name, value))
+        };
+        Self {
+            webhook_id: subscription.id.as_str().into(),
+            active: subscription.status == Status::Active,
+            method: match subscription.method {
+                webhook::Method::Post => Method::POST,
+                webhook::Method::Put => Method::PUT,
+            },
+            uri: parse_url(&subscription.url),
+            headers: subscription.headers.iter().filter_map(header).collect(),
+            keys: subscription.secrets.iter().map(SigningKey::from).collect(),
+        }
+    }
+}
+
+/// Read once by the WHATWG's rules, so that every spelling of an address becomes that address, then used in that form
+/// only. A fragment is never sent.
+fn parse_url(text: &str) -> Option<Uri> {
+    let mut url = Url::parse(text).ok()?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return None;
+    }
+    url.set_fragment(None);
+    url.as_str().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_an_address_becomes_that_address() {
+        for spelling in [
+            "http://0x7f.1/",
+            "http://2130706433/",
+            "http://127.1/",
+            "http://①②⑦.⓪.⓪.①/",
+        ] {
+            let uri = parse_url(spelling).unwrap();
+
+            assert_eq!(uri.host(), Some("127.0.0.1"), "{spelling}");
+        }
+    }
+
+    #[test]
+    fn fragments_and_other_schemes_are_not_sent() {
+        assert_eq!(
+            parse_url("https://example.com/a?b#c").unwrap().to_string(),
+            "https://example.com/a?b"
+        );
+        assert!(parse_url("ftp://example.com/").is_none());
+    }
+}

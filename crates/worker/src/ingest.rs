@@ -1,0 +1,210 @@
+//! One message: decode it, find who wants it, and begin a delivery for each. What is no event goes to the dead
+//! letters; what the broker delivers again is checked against the ledger before anything is sent.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use store::{Delivery, Payload, Store, StoreError};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+use webhook::{Event, RequestId, decode_event};
+
+use crate::broker::pauses;
+use crate::dead_letter::DeadLetters;
+use crate::deliver::Deliverer;
+use crate::endpoint::Endpoint;
+use crate::message::Hold;
+use crate::metrics::{EventOutcome, Metrics};
+use crate::subscriptions::{Environment, Subscriptions};
+
+/// The part of a redelivered message's wait above `delivery.handoff_after`: by then a living worker has handed it off.
+const REDELIVERED_WAIT: Duration = Duration::from_secs(1);
+
+/// Turns messages into deliveries. One per worker.
+pub(crate) struct Ingest {
+    pub(crate) store: Store,
+    pub(crate) subscriptions: Arc<Subscriptions>,
+    pub(crate) deliverer: Arc<Deliverer>,
+    pub(crate) dead_letters: Arc<DeadLetters>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) tracker: TaskTracker,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) stop: CancellationToken,
+}
+
+/// A message as it came.
+pub(crate) struct Incoming {
+    pub(crate) hold: Hold,
+    pub(crate) redelivered: bool,
+    /// The AMQP property, unix seconds.
+    pub(crate) timestamp: Option<u64>,
+}
+
+/// One delivery to begin.
+struct Wanted {
+    endpoint: Arc<Endpoint>,
+    delivery: Delivery,
+}
+
+impl Ingest {
+    /// Takes a message in. Returns at once: all that waits is a task of its own, bounded by the prefetch.
+    pub(crate) fn take(self: &Arc<Self>, incoming: Incoming) {
+        let consumed = Instant::now();
+        let event = match decode_event(incoming.hold.body(), self.message_bytes_max) {
+            Ok(event) => event,
+            Err(no_event) => {
+                self.metrics.event(EventOutcome::Dead);
+                let dead_letters = Arc::clone(&self.dead_letters);
+                self.tracker.spawn(async move {
+                    dead_letters
+                        .no_event(incoming.hold, no_event.reason, &no_event.detail)
+                        .await;
+                });
+                return;
+            }
+        };
+        if let Some(age) = event_age(&event, incoming.timestamp) {
+            self.metrics.event_age(age);
+        }
+        let ingest = Arc::clone(self);
+        self.tracker
+            .spawn(async move { ingest.deliver(event, incoming, consumed).await });
+    }
+
+    async fn deliver(self: Arc<Self>, event: Event, incoming: Incoming, consumed: Instant) {
+        let environment_id: Arc<str> = event.environment_id.as_str().into();
+        if incoming.redelivered {
+            let wait = self.deliverer.handoff_after + REDELIVERED_WAIT;
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+        let Some(environment) = self
+            .until_available("subscriptions", || {
+                self.subscriptions.environment(&environment_id)
+            })
+            .await
+        else {
+            return;
+        };
+        let mut wanted = wanted(&environment, &event, &environment_id);
+        self.metrics.event(if wanted.is_empty() {
+            EventOutcome::Unmatched
+        } else {
+            EventOutcome::Matched
+        });
+        if incoming.redelivered && !wanted.is_empty() {
+            let keys: Vec<(Arc<str>, RequestId)> = wanted
+                .iter()
+                .map(|wanted| (Arc::clone(&environment_id), wanted.delivery.request_id))
+                .collect();
+            let known = self
+                .until_available("the ledger", || self.store.known(&keys))
+                .await;
+            let Some(known) = known else { return };
+            leave_out(&mut wanted, &known);
+        }
+        self.begin(wanted, event, consumed, incoming.hold);
+    }
+
+    fn begin(&self, wanted: Vec<Wanted>, event: Event, consumed: Instant, hold: Hold) {
+        let payload = Payload {
+            id: Uuid::new_v4(),
+            data: event.data,
+        };
+        for Wanted { endpoint, delivery } in wanted {
+            let deliverer = Arc::clone(&self.deliverer);
+            self.tracker.spawn(deliverer.deliver_fresh(
+                endpoint,
+                delivery,
+                payload.clone(),
+                consumed,
+                hold.share(),
+            ));
+        }
+        hold.settle();
+    }
+
+    /// Asks Postgres until it answers; none if the worker stops first, then the message goes back to the broker.
+    async fn until_available<T, F>(&self, what: &str, ask: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut waits = pauses();
+        loop {
+            match ask().await {
+                Ok(answer) => return Some(answer),
+                Err(error) => {
+                    tracing::debug!(%error, what, "can't be read; holding the message and trying again");
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(waits.next().unwrap_or(REDELIVERED_WAIT)) => {}
+                () = self.stop.cancelled() => return None,
+            }
+        }
+    }
+}
+
+fn wanted(environment: &Environment, event: &Event, environment_id: &Arc<str>) -> Vec<Wanted> {
+    let event_id: Arc<str> = event.id.as_str().into();
+    let event_type: Arc<str> = event.event_type.as_str().into();
+    environment
+        .matching(event)
+        .map(|endpoint| Wanted {
+            endpoint: Arc::clone(endpoint),
+            delivery: Delivery {
+                environment_id: Arc::clone(environment_id),
+                request_id: RequestId::of_event(&endpoint.webhook_id, &event_type, &event_id),
+                webhook_id: Arc::clone(&endpoint.webhook_id),
+                event_id: Arc::clone(&event_id),
+                event_type: Arc::clone(&event_type),
+            },
+        })
+        .collect()
+}
+
+/// What stands in the ledger is taken care of.
+fn leave_out(wanted: &mut Vec<Wanted>, known: &HashSet<RequestId>) {
+    wanted.retain(|wanted| !known.contains(&wanted.delivery.request_id));
+}
+
+/// Seconds since the event's time: the AMQP timestamp's, else `data.timestamp`'s.
+fn event_age(event: &Event, timestamp: Option<u64>) -> Option<f64> {
+    let at = match timestamp {
+        Some(seconds) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))?,
+        None => OffsetDateTime::parse(event.timestamp.as_deref()?, &Rfc3339)
+            .ok()?
+            .into(),
+    };
+    Some(match SystemTime::now().duration_since(at) {
+        Ok(age) => age.as_secs_f64(),
+        Err(_) => 0.0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+
+    #[test]
+    fn the_amqp_timestamp_goes_before_the_events_own() {
+        let body = Bytes::from_static(br#"{"environmentId":"e","data":{"id":"1","analyticsEvent":"t","timestamp":"2021-03-26T00:46:50.711Z"}}"#);
+        let event = decode_event(&body, 1 << 20).unwrap();
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+
+        assert!(event_age(&event, Some(now - 10)).unwrap() < 60.0);
+        assert!(event_age(&event, None).unwrap() > 1e8);
+        assert_eq!(event_age(&event, Some(now + 1000)), Some(0.0));
+    }
+}

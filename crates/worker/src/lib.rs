@@ -1,0 +1,36 @@
+//! The delivery path, file by file: consume, event, match, deliver, send, outcome, ledger commit, ack; and beside it
+//! what waits in the ledger: claim, deliver, commit.
+//!
+//! [`run`] assembles the parts and returns when a stop has been drained. It leaves configuration, signals, the admin
+//! listener and the metrics recorder to the binary, all SQL to `store`, and all decisions without I/O to `webhook`.
+
+mod ack;
+pub mod broker;
+mod claim;
+mod commit;
+mod consume;
+mod dead_letter;
+mod deliver;
+mod dial;
+mod endpoint;
+mod guard;
+mod in_flight;
+mod ingest;
+mod lane;
+mod message;
+pub mod metrics;
+mod outbox;
+mod publisher;
+mod readiness;
+mod run;
+mod send;
+mod settings;
+mod subscriptions;
+pub mod topology;
+mod upkeep;
+
+pub use guard::AddressPolicy;
+pub use readiness::Readiness;
+pub use run::{Ended, RunError, Stop, run};
+pub use send::SenderError;
+pub use settings::{AmqpSettings, DeliverySettings, EgressSettings, RetentionSettings, Settings};

@@ -1,0 +1,246 @@
+//! All of the worker's metrics: one function each, the doc comment in the table is the help text. Labels are closed
+//! sets (no tenant, URL, host or id), and every series is there at 0 from the start.
+//!
+//! Handles are registered once, so that counting on the path is one atomic addition.
+
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
+};
+use webhook::{DeadReason, NoEventReason, Outcome};
+
+use crate::topology::{DEAD_DELIVERIES_QUEUE, DEAD_EVENTS_QUEUE};
+
+/// Buckets of all `*_seconds` histograms: 1 ms to 60 s.
+pub const SECONDS_BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0,
+];
+
+/// Buckets of `postrider_ledger_commit_rows`.
+pub const ROWS_BUCKETS: &[f64] = &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
+
+/// What became of an event, as a label.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum EventOutcome {
+    Matched,
+    Unmatched,
+    Dead,
+}
+
+/// The settlement words of the contract, as labels.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Settled {
+    Delivered,
+    Retry,
+    Dead,
+    Held,
+    Cancelled,
+}
+
+/// Registers and describes every series, so that all are exposed at 0. Call it after the recorder is installed.
+///
+/// `queues` are the configured ones.
+pub fn describe_and_zero(queues: &[String]) {
+    describe();
+    let metrics = Metrics::register();
+    metrics.zero(queues);
+}
+
+macro_rules! described {
+    ($($kind:ident $name:literal $unit:expr, $help:literal;)*) => {
+        fn describe() {
+            $($kind!($name, $unit, $help);)*
+        }
+
+        /// Name and help text of each metric, for the documentation's test.
+        pub const DESCRIPTIONS: &[(&str, &str)] = &[$(($name, $help)),*];
+    };
+}
+
+described! {
+    describe_counter "postrider_events_consumed_total" Unit::Count, "Messages read from the queues, by what became of the event";
+    describe_histogram "postrider_event_age_seconds" Unit::Seconds, "From the event's time (the AMQP timestamp, else data.timestamp) to its consumption";
+    describe_counter "postrider_deliveries_total" Unit::Count, "Settlements written to the ledger";
+    describe_counter "postrider_attempts_total" Unit::Count, "HTTP requests that ended, by outcome";
+    describe_histogram "postrider_attempt_duration_seconds" Unit::Seconds, "From the start of an attempt to its outcome";
+    describe_histogram "postrider_first_attempt_lag_seconds" Unit::Seconds, "From an event's consumption to the start of a delivery's first request";
+    describe_histogram "postrider_delivery_lag_seconds" Unit::Seconds, "From an event's consumption to its delivery";
+    describe_gauge "postrider_attempts_in_flight" Unit::Count, "HTTP requests under way in this worker";
+    describe_gauge "postrider_ledger_due" Unit::Count, "Deliveries in the whole ledger whose next attempt is due; exact to 10,000, estimated above";
+    describe_gauge "postrider_ledger_held" Unit::Count, "Deliveries in the whole ledger that are held; exact to 10,000, estimated above";
+    describe_gauge "postrider_ledger_oldest_due_seconds" Unit::Seconds, "How long the oldest due delivery has been due";
+    describe_histogram "postrider_ledger_commit_duration_seconds" Unit::Seconds, "Time of one group commit";
+    describe_histogram "postrider_ledger_commit_rows" Unit::Count, "Records in one group commit";
+    describe_gauge "postrider_outbox_pending" Unit::Count, "Dead copies and notices that are not yet published";
+    describe_counter "postrider_dead_letters_total" Unit::Count, "Messages that are no event, and deliveries given up, by reason";
+    describe_gauge "postrider_circuits_open" Unit::Count, "Subscriptions whose circuit is open in this worker";
+    describe_gauge "postrider_subscriptions_cached" Unit::Count, "Subscriptions in this worker's memory";
+    describe_gauge "postrider_subscriptions_paused" Unit::Count, "Subscriptions that are paused, in the whole database";
+    describe_gauge "postrider_queue_messages" Unit::Count, "Messages that are ready in a queue";
+    describe_gauge "postrider_amqp_connected" Unit::Count, "1 while every configured queue is consumed, else 0";
+    describe_gauge "postrider_postgres_connected" Unit::Count, "1 while Postgres answers, else 0";
+}
+
+/// The handles. One per worker.
+pub(crate) struct Metrics {
+    events: [Counter; 3],
+    event_age: Histogram,
+    deliveries: [Counter; 5],
+    attempts: Vec<Counter>,
+    attempt_duration: Histogram,
+    first_attempt_lag: Histogram,
+    delivery_lag: Histogram,
+    in_flight: Gauge,
+    due: Gauge,
+    held: Gauge,
+    oldest_due: Gauge,
+    commit_duration: Histogram,
+    commit_rows: Histogram,
+    outbox: Gauge,
+    circuits_open: Gauge,
+    cached: Gauge,
+    paused: Gauge,
+    amqp: Gauge,
+    postgres: Gauge,
+}
+
+impl Metrics {
+    /// Registers the handles with the recorder that is installed.
+    pub(crate) fn register() -> Self {
+        let event =
+            |word: &'static str| counter!("postrider_events_consumed_total", "outcome" => word);
+        let delivery =
+            |word: &'static str| counter!("postrider_deliveries_total", "settlement" => word);
+        Self {
+            events: ["matched", "unmatched", "dead"].map(event),
+            event_age: histogram!("postrider_event_age_seconds"),
+            deliveries: ["delivered", "retry", "dead", "held", "cancelled"].map(delivery),
+            attempts: Outcome::ALL
+                .iter()
+                .map(|outcome| counter!("postrider_attempts_total", "outcome" => outcome.as_str()))
+                .collect(),
+            attempt_duration: histogram!("postrider_attempt_duration_seconds"),
+            first_attempt_lag: histogram!("postrider_first_attempt_lag_seconds"),
+            delivery_lag: histogram!("postrider_delivery_lag_seconds"),
+            in_flight: gauge!("postrider_attempts_in_flight"),
+            due: gauge!("postrider_ledger_due"),
+            held: gauge!("postrider_ledger_held"),
+            oldest_due: gauge!("postrider_ledger_oldest_due_seconds"),
+            commit_duration: histogram!("postrider_ledger_commit_duration_seconds"),
+            commit_rows: histogram!("postrider_ledger_commit_rows"),
+            outbox: gauge!("postrider_outbox_pending"),
+            circuits_open: gauge!("postrider_circuits_open"),
+            cached: gauge!("postrider_subscriptions_cached"),
+            paused: gauge!("postrider_subscriptions_paused"),
+            amqp: gauge!("postrider_amqp_connected"),
+            postgres: gauge!("postrider_postgres_connected"),
+        }
+    }
+
+    fn zero(&self, queues: &[String]) {
+        for gauge in [
+            &self.in_flight,
+            &self.due,
+            &self.held,
+            &self.oldest_due,
+            &self.outbox,
+            &self.circuits_open,
+            &self.cached,
+            &self.paused,
+            &self.amqp,
+            &self.postgres,
+        ] {
+            gauge.set(0.0);
+        }
+        let events = NoEventReason::ALL.iter().map(|reason| reason.as_str());
+        let deliveries = DeadReason::ALL.iter().map(|reason| reason.as_str());
+        for reason in events.chain(deliveries).chain(["delivery_limit"]) {
+            dead_letters(reason).absolute(0);
+        }
+        let dead = [DEAD_EVENTS_QUEUE, DEAD_DELIVERIES_QUEUE];
+        for queue in queues.iter().map(String::as_str).chain(dead) {
+            self.queue_messages(queue, 0);
+        }
+    }
+
+    pub(crate) fn event(&self, outcome: EventOutcome) {
+        self.events[outcome as usize].increment(1);
+    }
+
+    pub(crate) fn event_age(&self, seconds: f64) {
+        self.event_age.record(seconds.max(0.0));
+    }
+
+    pub(crate) fn settled(&self, settled: Settled) {
+        self.deliveries[settled as usize].increment(1);
+    }
+
+    pub(crate) fn attempt_begins(&self) {
+        self.in_flight.increment(1.0);
+    }
+
+    pub(crate) fn attempt_left(&self) {
+        self.in_flight.decrement(1.0);
+    }
+
+    pub(crate) fn attempt(&self, outcome: Outcome, duration: Duration) {
+        if let Some(at) = Outcome::ALL.iter().position(|other| *other == outcome) {
+            self.attempts[at].increment(1);
+        }
+        self.attempt_duration.record(duration);
+    }
+
+    pub(crate) fn first_attempt_lag(&self, lag: Duration) {
+        self.first_attempt_lag.record(lag);
+    }
+
+    pub(crate) fn delivery_lag(&self, lag: Duration) {
+        self.delivery_lag.record(lag);
+    }
+
+    pub(crate) fn commit(&self, rows: usize, duration: Duration) {
+        self.commit_duration.record(duration);
+        #[expect(clippy::cast_precision_loss, reason = "some hundred rows")]
+        self.commit_rows.record(rows as f64);
+    }
+
+    pub(crate) fn dead_letter(&self, reason: &'static str) {
+        dead_letters(reason).increment(1);
+    }
+
+    pub(crate) fn subscriptions_cached(&self, count: u64) {
+        self.cached.set(float(count));
+    }
+
+    pub(crate) fn amqp_connected(&self, connected: bool) {
+        self.amqp.set(f64::from(u8::from(connected)));
+    }
+
+    pub(crate) fn postgres_connected(&self, connected: bool) {
+        self.postgres.set(f64::from(u8::from(connected)));
+    }
+
+    pub(crate) fn ledger(&self, gauges: &store::LedgerGauges) {
+        self.due.set(float(gauges.due));
+        self.held.set(float(gauges.held));
+        self.oldest_due.set(gauges.oldest_due_seconds);
+        self.outbox.set(float(gauges.outbox_pending));
+        self.paused.set(float(gauges.subscriptions_paused));
+    }
+
+    /// `queue` is one of the configured ones or one of the two dead ones.
+    pub(crate) fn queue_messages(&self, queue: &str, messages: u32) {
+        gauge!("postrider_queue_messages", "queue" => queue.to_owned()).set(f64::from(messages));
+    }
+}
+
+fn dead_letters(reason: &'static str) -> Counter {
+    counter!("postrider_dead_letters_total", "reason" => reason)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a gauge; exact to 2^53")]
+fn float(count: u64) -> f64 {
+    count as f64
+}

@@ -1,0 +1,55 @@
+//! What keeps this process from being ready, as sentences for `/readyz`. Each part clears its own reason when it works.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Shared list of reasons; empty means ready. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness {
+    reasons: Arc<Mutex<BTreeMap<String, String>>>,
+}
+
+impl Readiness {
+    /// Why this process isn't ready, one sentence each; empty when it is.
+    #[must_use]
+    pub fn reasons(&self) -> Vec<String> {
+        self.lock().values().cloned().collect()
+    }
+
+    /// `part` doesn't work, for this reason.
+    pub fn not_ready(&self, part: &str, reason: impl Into<String>) {
+        self.lock().insert(part.to_owned(), reason.into());
+    }
+
+    /// `part` works.
+    pub fn ready(&self, part: &str) {
+        self.lock().remove(part);
+    }
+
+    /// Whether `part` works.
+    #[must_use]
+    pub fn works(&self, part: &str) -> bool {
+        !self.lock().contains_key(part)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, String>> {
+        // A panic while holding it leaves the map whole: one insert or remove.
+        self.reasons.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_ready_when_each_part_works() {
+        let readiness = Readiness::default();
+        readiness.not_ready("queue", "not consumed");
+        readiness.not_ready("schema", "behind");
+
+        readiness.ready("queue");
+
+        assert_eq!(readiness.reasons(), ["behind"]);
+    }
+}

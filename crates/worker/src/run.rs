@@ -1,0 +1,331 @@
+//! The worker as a whole: its parts put together, started, and stopped in two steps. Intake first (no message and no
+//! claim any more), then what is in hand comes to its end within `shutdown.grace`; the rest goes back to the broker
+//! and the ledger.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use store::{SchemaState, Store};
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::broker::pauses;
+use crate::claim::{Claimer, DueSignal};
+use crate::commit::{Committer, Gate};
+use crate::consume::QueueConsumer;
+use crate::dead_letter::DeadLetters;
+use crate::deliver::Deliverer;
+use crate::in_flight::InFlight;
+use crate::ingest::Ingest;
+use crate::lane::Lanes;
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+use crate::publisher::Publisher;
+use crate::readiness::Readiness;
+use crate::send::{Sender, SenderError};
+use crate::settings::Settings;
+use crate::subscriptions::Subscriptions;
+use crate::upkeep::Upkeep;
+
+/// A lease exceeds the attempt's limit by so much: time to begin, and to commit.
+const LEASE_SLACK: Duration = Duration::from_secs(30);
+/// Kept of the grace for closing connections.
+const CLOSE_RESERVE: Duration = Duration::from_secs(3);
+
+/// The two steps of a stop.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Cancelled by the first signal: nothing new is taken in, what is in hand comes to its end.
+    pub intake: CancellationToken,
+    /// Cancelled by the worker itself when the grace is over: what is still in hand goes back.
+    pub abort: CancellationToken,
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Records written to the ledger in this worker's life.
+    pub recorded: u64,
+    /// Messages left to the broker, to be delivered by another worker.
+    pub left_to_broker: u64,
+}
+
+/// Why a worker can't go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A setting can't be used.
+    #[error(transparent)]
+    Sender(#[from] SenderError),
+    /// One of its tasks ended without a stop: a fault of ours. What was in hand was drained as at a stop.
+    #[error("a task of the worker ended by itself")]
+    TaskEnded,
+}
+
+/// Runs a worker until `stop.intake` is cancelled and what it had in hand is drained.
+///
+/// A broker or database that is missing is waited for, with a log line that says what to do.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(
+    settings: Settings,
+    store: Store,
+    stop: Stop,
+    readiness: Readiness,
+) -> Result<Ended, RunError> {
+    let sender = Sender::new(&settings.delivery, &settings.egress)?;
+    for queue in &settings.amqp.queues {
+        readiness.not_ready(queue, format!("queue {queue} is not consumed: starting"));
+    }
+    if !schema_is_current(&store, &stop, &readiness).await {
+        return Ok(Ended {
+            recorded: 0,
+            left_to_broker: 0,
+        });
+    }
+    let parts = Parts::assemble(settings, store, sender, stop, readiness);
+    parts.run().await
+}
+
+/// Waits for a schema that this version can use; false if the worker is stopped first.
+async fn schema_is_current(store: &Store, stop: &Stop, readiness: &Readiness) -> bool {
+    let mut waits = pauses();
+    loop {
+        let reason = match store.schema_state().await {
+            Ok(SchemaState::Current) => {
+                readiness.ready("schema");
+                return true;
+            }
+            Ok(SchemaState::Behind) => {
+                "the database's schema is older than this version: run `postrider migrate`"
+                    .to_owned()
+            }
+            Ok(SchemaState::Newer) => {
+                "the database's schema is newer than this version: deploy the newer version"
+                    .to_owned()
+            }
+            Err(error) => format!("Postgres can't be reached, check postgres.url: {error}"),
+        };
+        tracing::warn!("waiting: {reason}");
+        readiness.not_ready("schema", reason);
+        tokio::select! {
+            () = tokio::time::sleep(waits.next().unwrap_or(CLOSE_RESERVE)) => {}
+            () = stop.intake.cancelled() => return false,
+        }
+    }
+}
+
+/// Everything that is started.
+struct Parts {
+    settings: Settings,
+    store: Store,
+    stop: Stop,
+    readiness: Readiness,
+    metrics: Arc<Metrics>,
+    publisher: Arc<Publisher>,
+    dead_letters: Arc<DeadLetters>,
+    subscriptions: Arc<Subscriptions>,
+    in_flight: Arc<InFlight>,
+    gate: Arc<Gate>,
+    due: Arc<DueSignal>,
+    outbox_filled: Arc<Notify>,
+    committer: Committer,
+    deliverer: Arc<Deliverer>,
+    tracker: TaskTracker,
+}
+
+impl Parts {
+    fn assemble(
+        settings: Settings,
+        store: Store,
+        sender: Sender,
+        stop: Stop,
+        readiness: Readiness,
+    ) -> Self {
+        let metrics = Arc::new(Metrics::register());
+        let in_flight = Arc::new(InFlight::default());
+        let gate = Arc::new(Gate::default());
+        let due = Arc::new(DueSignal::default());
+        let outbox_filled = Arc::new(Notify::new());
+        let publisher = Arc::new(Publisher::new());
+        let (committer, commits) = Committer::new(
+            store.clone(),
+            Arc::clone(&gate),
+            Arc::clone(&in_flight),
+            Arc::clone(&due),
+            Arc::clone(&outbox_filled),
+            Arc::clone(&metrics),
+        );
+        let delivery = &settings.delivery;
+        let deliverer = Arc::new(Deliverer {
+            sender,
+            commits,
+            gate: Arc::clone(&gate),
+            in_flight: Arc::clone(&in_flight),
+            lanes: Lanes::new(
+                delivery.in_flight_per_subscription_max,
+                delivery.in_flight_max,
+                Arc::clone(&due),
+            ),
+            permits: Arc::new(Semaphore::new(delivery.in_flight_max)),
+            metrics: Arc::clone(&metrics),
+            retry: settings.retry.clone(),
+            timeout: delivery.timeout,
+            handoff_after: delivery.handoff_after,
+            lease: delivery.timeout + LEASE_SLACK,
+            stop: stop.intake.clone(),
+        });
+        let dead_letters = Arc::new(DeadLetters {
+            publisher: Arc::clone(&publisher),
+            metrics: Arc::clone(&metrics),
+            stop: stop.intake.clone(),
+        });
+        let subscriptions = Arc::new(Subscriptions::new(
+            store.clone(),
+            settings.subscriptions_cached_max,
+        ));
+        Self {
+            settings,
+            store,
+            stop,
+            readiness,
+            metrics,
+            publisher,
+            dead_letters,
+            subscriptions,
+            in_flight,
+            gate,
+            due,
+            outbox_filled,
+            committer,
+            deliverer,
+            tracker: TaskTracker::new(),
+        }
+    }
+
+    async fn run(self) -> Result<Ended, RunError> {
+        let mut services = self.services();
+        let mut consumers = self.consumers();
+        let finish = CancellationToken::new();
+        let mut committing = JoinSet::new();
+        committing.spawn(self.committer.run(finish.clone()));
+
+        // Nothing of this ends by itself; if it does, drain as at a stop, and say so.
+        let fault = tokio::select! {
+            () = self.stop.intake.cancelled() => false,
+            _ = services.join_next() => true,
+            _ = consumers.join_next() => true,
+            _ = committing.join_next() => true,
+        };
+        self.stop.intake.cancel();
+        self.readiness.not_ready("stopping", "stopping");
+        let deadline = Instant::now() + self.settings.shutdown_grace.saturating_sub(CLOSE_RESERVE);
+        tracing::info!(
+            in_flight = self.in_flight.len(),
+            "stopping: finishing what is in flight"
+        );
+
+        self.tracker.close();
+        let drained = async {
+            self.tracker.wait().await;
+            finish.cancel();
+            let recorded = committing.join_next().await;
+            let left = join_all(&mut consumers).await;
+            (recorded, left)
+        };
+        let drained = tokio::time::timeout_at(deadline.into(), drained).await;
+        let (recorded, left) = match drained {
+            Ok(drained) => drained,
+            Err(_) => {
+                self.stop.abort.cancel();
+                let closing = tokio::time::timeout(CLOSE_RESERVE / 2, join_all(&mut consumers));
+                (None, closing.await.unwrap_or(0))
+            }
+        };
+        services.shutdown().await;
+        if fault {
+            return Err(RunError::TaskEnded);
+        }
+        Ok(Ended {
+            recorded: recorded.and_then(Result::ok).unwrap_or(0),
+            left_to_broker: left,
+        })
+    }
+
+    fn consumers(&self) -> JoinSet<u64> {
+        let ingest = Arc::new(Ingest {
+            store: self.store.clone(),
+            subscriptions: Arc::clone(&self.subscriptions),
+            deliverer: Arc::clone(&self.deliverer),
+            dead_letters: Arc::clone(&self.dead_letters),
+            metrics: Arc::clone(&self.metrics),
+            tracker: self.tracker.clone(),
+            message_bytes_max: self.settings.amqp.message_bytes_max,
+            stop: self.stop.intake.clone(),
+        });
+        let mut consumers = JoinSet::new();
+        for queue in &self.settings.amqp.queues {
+            let consumer = QueueConsumer {
+                queue: queue.clone(),
+                settings: self.settings.amqp.clone(),
+                ingest: Arc::clone(&ingest),
+                dead_letters: Arc::clone(&self.dead_letters),
+                tracker: self.tracker.clone(),
+                readiness: self.readiness.clone(),
+                stop: self.stop.clone(),
+            };
+            consumers.spawn(consumer.run());
+        }
+        consumers
+    }
+
+    /// What goes on until everything else has ended.
+    fn services(&self) -> JoinSet<()> {
+        let mut services = JoinSet::new();
+        let (publisher, amqp) = (Arc::clone(&self.publisher), self.settings.amqp.clone());
+        services.spawn(async move { publisher.keep(&amqp).await });
+        let (subscriptions, due) = (Arc::clone(&self.subscriptions), Arc::clone(&self.due));
+        services.spawn(async move { subscriptions.watch(&due).await });
+        let outbox = Outbox {
+            store: self.store.clone(),
+            publisher: Arc::clone(&self.publisher),
+            filled: Arc::clone(&self.outbox_filled),
+        };
+        services.spawn(outbox.run());
+        let upkeep = Upkeep {
+            store: self.store.clone(),
+            publisher: Arc::clone(&self.publisher),
+            subscriptions: Arc::clone(&self.subscriptions),
+            metrics: Arc::clone(&self.metrics),
+            gate: Arc::clone(&self.gate),
+            readiness: self.readiness.clone(),
+            queues: self.settings.amqp.queues.clone(),
+            retention: self.settings.retention.clone(),
+        };
+        services.spawn(upkeep.run());
+        let claimer = Claimer {
+            store: self.store.clone(),
+            subscriptions: Arc::clone(&self.subscriptions),
+            deliverer: Arc::clone(&self.deliverer),
+            due: Arc::clone(&self.due),
+            tracker: self.tracker.clone(),
+        };
+        let stop = self.stop.clone();
+        services.spawn(async move {
+            claimer.run().await;
+            // It ends with intake; as a service it stays, so that its end is no fault.
+            stop.abort.cancelled().await;
+        });
+        services
+    }
+}
+
+async fn join_all(consumers: &mut JoinSet<u64>) -> u64 {
+    let mut left = 0;
+    while let Some(ended) = consumers.join_next().await {
+        left += ended.unwrap_or(0);
+    }
+    left
+}

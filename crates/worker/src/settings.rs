@@ -1,0 +1,96 @@
+//! What the worker is told from outside: limits, timeouts and addresses, already checked by whoever read them.
+//! Defaults, units and reasons of each stand in `config/postrider.toml`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use webhook::RetryPolicy;
+
+/// Everything that the worker needs to know besides the [`store::Store`].
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The broker and the queues.
+    pub amqp: AmqpSettings,
+    /// Limits of attempts.
+    pub delivery: DeliverySettings,
+    /// When a failed attempt is repeated.
+    pub retry: RetryPolicy,
+    /// Whom attempts may reach.
+    pub egress: EgressSettings,
+    /// How long settled deliveries are kept.
+    pub retention: RetentionSettings,
+    /// At most so many subscriptions are held in memory.
+    pub subscriptions_cached_max: u64,
+    /// From the first signal to the end of the process.
+    pub shutdown_grace: Duration,
+}
+
+/// Where events come from.
+#[derive(Clone)]
+pub struct AmqpSettings {
+    /// `amqp://` or `amqps://`; holds a password: never shown.
+    pub url: String,
+    /// PEM file of a private authority, beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+    /// Producers publish here.
+    pub exchange: String,
+    /// The worker consumes all of these; with more than one it binds none.
+    pub queues: Vec<String>,
+    /// Whether to declare the topology, or only to check it.
+    pub declare: bool,
+    /// Messages unacked at a time, per queue.
+    pub prefetch: u16,
+    /// Larger messages are dead-lettered as `too_large`.
+    pub message_bytes_max: usize,
+}
+
+impl std::fmt::Debug for AmqpSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AmqpSettings")
+            .field("exchange", &self.exchange)
+            .field("queues", &self.queues)
+            .field("declare", &self.declare)
+            .field("prefetch", &self.prefetch)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Limits of attempts.
+#[derive(Clone, Debug)]
+pub struct DeliverySettings {
+    /// The whole attempt: name, connect, TLS, head and body.
+    pub timeout: Duration,
+    /// Connect and TLS; cut by `timeout`.
+    pub connect_timeout: Duration,
+    /// An attempt that takes longer has its delivery written to the ledger, so that its message can be acked.
+    pub handoff_after: Duration,
+    /// Attempts at a time in this process.
+    pub in_flight_max: usize,
+    /// Attempts at a time for one subscription; what is above it waits in the ledger.
+    pub in_flight_per_subscription_max: usize,
+    /// At most so much of a response's body is read.
+    pub response_bytes_max: usize,
+}
+
+/// Whom attempts may reach.
+#[derive(Clone, Debug, Default)]
+pub struct EgressSettings {
+    /// Exceptions from what the guard refuses.
+    pub allow: Vec<IpNet>,
+    /// Refused besides. Where an address stands in both lists, the longer prefix counts, and of equal ones `deny`.
+    pub deny: Vec<IpNet>,
+    /// PEM file of a private authority, beside the system's roots.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// How long settled deliveries are kept.
+#[derive(Clone, Debug)]
+pub struct RetentionSettings {
+    /// Deliveries and their attempts, from the day of settlement.
+    pub deliveries: Duration,
+    /// Bodies of settled deliveries.
+    pub payloads: Duration,
+    /// Held longer than this, a delivery is dead.
+    pub held: Duration,
+}
