@@ -11,7 +11,8 @@ use crate::ledger::units::{integer, milliseconds, seconds};
 /// Of a response's body so much is kept.
 const RESPONSE_BYTES_MAX: usize = 1024;
 
-/// New rows; a row that another worker wrote in between stands.
+/// New rows; a row that another worker wrote in between stands, and the empty update locks it: whoever settles it must
+/// see the attempt that is written here.
 pub(crate) const INSERT: &str = "\
     INSERT INTO deliveries_waiting (environment_id, request_id, webhook_id, event_id, event_type, status, attempts, \
         claims, created, due, lease_id, held_since, payload_id, payload_bytes) \
@@ -23,7 +24,7 @@ pub(crate) const INSERT: &str = "\
             $9::float8[], $10::uuid[], $11::uuid[], $12::int4[]) \
         AS u(environment_id, request_id, webhook_id, event_id, event_type, attempts, claims, age, wait, lease_id, \
             payload_id, payload_bytes) \
-    ON CONFLICT (environment_id, request_id) DO NOTHING";
+    ON CONFLICT (environment_id, request_id) DO UPDATE SET request_id = EXCLUDED.request_id";
 
 /// Changed rows, locked before.
 pub(crate) const UPDATE: &str = "\
