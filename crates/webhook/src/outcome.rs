@@ -18,7 +18,7 @@ pub enum Outcome {
     Throttled,
     /// The attempt wasn't over in time, wherever it stood.
     Timeout,
-    /// No connection, or it broke before the head of a response.
+    /// No connection could be made.
     Connect,
     /// The name has no address, or wasn't resolved in time.
     Dns,

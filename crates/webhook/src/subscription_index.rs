@@ -27,13 +27,14 @@ struct ByFlow {
 }
 
 impl SubscriptionIndex {
-    /// Indexes the active ones among `subscriptions`; positions count all of them, from 0.
+    /// Indexes all but the disabled ones among `subscriptions`; positions count all of them, from 0. The events of a
+    /// paused one become deliveries too, which are held.
     pub fn new<'a>(subscriptions: impl Iterator<Item = &'a Subscription>) -> Self {
         let mut index = Self::default();
-        let active = subscriptions
+        let wanting = subscriptions
             .enumerate()
-            .filter(|(_, subscription)| subscription.status == Status::Active);
-        for (position, subscription) in active {
+            .filter(|(_, subscription)| subscription.status != Status::Disabled);
+        for (position, subscription) in wanting {
             index.insert(position, subscription);
         }
         index
@@ -154,16 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn subscriptions_of_another_environment_or_not_active_match_nothing() {
+    fn subscriptions_of_another_environment_or_disabled_match_nothing_and_paused_ones_match() {
         let mut subscriptions = vec![wish(&["a"], None, None); 3];
         subscriptions[0].environment_id = "env-2".into();
         subscriptions[1].status = Status::Paused;
         subscriptions[2].status = Status::Disabled;
 
-        assert_eq!(
-            matching(&subscriptions, &event("a", None, None)),
-            [0_usize; 0]
-        );
+        assert_eq!(matching(&subscriptions, &event("a", None, None)), [1]);
     }
 
     fn one_of(words: &'static [&'static str]) -> impl Strategy<Value = String> {
@@ -213,7 +211,7 @@ mod tests {
     fn wants(subscription: &Subscription, event: &Event) -> bool {
         let narrows =
             |wanted: &Option<String>, given: &Option<String>| wanted.is_none() || wanted == given;
-        subscription.status == Status::Active
+        subscription.status != Status::Disabled
             && subscription.environment_id == event.environment_id
             && subscription.types.contains(&event.event_type)
             && narrows(&subscription.card_template_id, &event.card)

@@ -236,18 +236,16 @@ impl Committer {
                 Step::HandOff { .. } => self.in_flight.handed_off(request_id),
                 _ => self.in_flight.settled(request_id),
             }
-            match (record.step, written.status) {
-                (
-                    Step::Retry { after } | Step::Schedule { after } | Step::HandBack { after },
-                    DeliveryStatus::Scheduled,
-                ) => {
-                    self.due.at(Instant::now() + after);
-                }
-                (Step::Dead(reason), DeliveryStatus::Dead) => {
-                    outbox = true;
-                    self.metrics.dead_letter(reason.as_str());
-                }
-                _ => {}
+            if let (
+                Step::Retry { after } | Step::Schedule { after } | Step::HandBack { after },
+                DeliveryStatus::Scheduled,
+            ) = (record.step, written.status)
+            {
+                self.due.at(Instant::now() + after);
+            }
+            if let (Some(reason), false) = (written.dead, record.step == Step::Delivered) {
+                outbox = true;
+                self.metrics.dead_letter(reason.as_str());
             }
             if let Some(settled) = settlement(record, written) {
                 self.metrics.settled(settled);
@@ -290,7 +288,7 @@ fn settlement(record: &Record, written: &Written) -> Option<Settled> {
         (Step::Delivered, _) => Some(Settled::Delivered),
         (Step::Retry { .. }, DeliveryStatus::Scheduled) => Some(Settled::Retry),
         (Step::Retry { .. } | Step::Schedule { .. }, DeliveryStatus::Held) => Some(Settled::Held),
-        (Step::Dead(_), DeliveryStatus::Dead) => Some(Settled::Dead),
+        (_, DeliveryStatus::Dead) => Some(Settled::Dead),
         (_, DeliveryStatus::Cancelled) => Some(Settled::Cancelled),
         _ => None,
     }

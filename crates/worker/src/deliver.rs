@@ -20,6 +20,10 @@ use crate::send::{Sender, Sent};
 
 /// A claimed delivery whose endpoint can't be had now is looked at again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Without an attempt: due at once, if its subscription's row agrees.
+const LOOK_NOW: Step = Step::Schedule {
+    after: Duration::ZERO,
+};
 
 /// All that a delivery needs on its way.
 pub(crate) struct Deliverer {
@@ -72,25 +76,26 @@ impl Deliverer {
             attempt: 1,
             lease_id: None,
         };
+        if !endpoint.active {
+            // Held, or cancelled: its row decides, in SQL.
+            self.record(turn, LOOK_NOW, flight).await;
+            return;
+        }
         if !self
             .lanes
             .enter_fresh(&turn.delivery.environment_id, &turn.delivery.webhook_id)
             .await
         {
-            self.record(
-                turn,
-                Step::Schedule {
-                    after: Duration::ZERO,
-                },
-                flight,
-            )
-            .await;
+            self.record(turn, LOOK_NOW, flight).await;
             return;
         }
         let place = Place::new(&self.lanes, &turn.delivery.webhook_id);
         let Some(_permit) = self.may_begin().await else {
             return;
         };
+        if self.in_flight.is_orphaned(request_id) {
+            return;
+        }
         self.metrics.first_attempt_lag(consumed.elapsed());
         self.attempt(&endpoint, turn, place, flight).await;
     }
@@ -241,9 +246,7 @@ impl Deliverer {
             Settlement::Retry { after } => Step::Retry { after },
             Settlement::Dead(reason) => Step::Dead(reason),
             // Decided in SQL by the subscription's row, never here.
-            Settlement::Held | Settlement::Cancelled => Step::Schedule {
-                after: Duration::ZERO,
-            },
+            Settlement::Held | Settlement::Cancelled => LOOK_NOW,
         };
         let attempt = Attempt {
             number: turn.attempt,

@@ -29,8 +29,9 @@ impl InFlight {
         match self.lock().entry(request_id) {
             Entry::Vacant(vacant) => {
                 vacant.insert(UnderWay {
+                    // A claimed row is in the ledger whatever becomes of the attempt.
+                    in_ledger: hold.is_none(),
                     holds: hold.into_iter().collect(),
-                    in_ledger: false,
                 });
                 true
             }
@@ -45,6 +46,13 @@ impl InFlight {
                 false
             }
         }
+    }
+
+    /// Whether every message of it is orphaned: whoever gets them next will send it, so nobody should begin here.
+    pub(crate) fn is_orphaned(&self, request_id: RequestId) -> bool {
+        self.lock()
+            .get(&request_id)
+            .is_some_and(|delivery| delivery.holds.iter().all(Hold::is_orphaned))
     }
 
     /// The ledger has it under a lease; the attempt goes on.
@@ -134,6 +142,32 @@ mod tests {
 
         assert!(matches!(heard.try_recv(), Ok(Verdict::Settled(2))));
         assert_eq!(in_flight.len(), 1);
+    }
+
+    #[test]
+    fn a_duplicate_of_a_claimed_delivery_is_settled_at_once() {
+        let (verdicts, mut heard) = mpsc::unbounded_channel();
+        let in_flight = InFlight::default();
+        in_flight.begin(id(), None);
+
+        in_flight.begin(id(), Some(Hold::new(1, Bytes::new(), verdicts)));
+
+        assert!(matches!(heard.try_recv(), Ok(Verdict::Settled(1))));
+    }
+
+    #[test]
+    fn a_delivery_is_orphaned_when_all_its_channels_are_gone() {
+        let (verdicts, heard) = mpsc::unbounded_channel();
+        let (other, other_heard) = mpsc::unbounded_channel();
+        let in_flight = InFlight::default();
+        in_flight.begin(id(), Some(Hold::new(1, Bytes::new(), verdicts)));
+        in_flight.begin(id(), Some(Hold::new(1, Bytes::new(), other)));
+        drop(heard);
+        assert!(!in_flight.is_orphaned(id()));
+
+        drop(other_heard);
+
+        assert!(in_flight.is_orphaned(id()));
     }
 
     #[test]

@@ -109,6 +109,9 @@ impl Ingest {
                 .await;
             let Some(known) = known else { return };
             leave_out(&mut wanted, &known);
+            for request_id in known {
+                tracing::debug!(request = %request_id, "redelivered, but it stands in the ledger: not sent again");
+            }
         }
         self.begin(wanted, event, consumed, incoming.hold);
     }

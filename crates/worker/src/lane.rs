@@ -10,9 +10,11 @@ use tokio::sync::Notify;
 
 use crate::claim::DueSignal;
 
-/// A quick lane that is full may have a place in a moment: cheaper to wait for than a way through the ledger, and too
-/// short to be felt by others behind in the prefetch window.
-const PLACE_WAIT: Duration = Duration::from_millis(25);
+/// A quick lane that is full may have a place in a moment: cheaper to wait for than a way through the ledger. Too short
+/// to starve the others behind in the prefetch window, unless what is too much for one lane comes by thousands a second.
+const PLACE_WAIT: Duration = Duration::from_millis(200);
+/// A slow subscription without an attempt for so long is forgotten, and with that quick again until it shows otherwise.
+const SLOW_REMEMBERED: Duration = Duration::from_secs(600);
 /// So long after the last claim of its rows a subscription counts as having due rows.
 const DUE_REMEMBERED: Duration = Duration::from_secs(1);
 
@@ -29,8 +31,8 @@ pub(crate) struct Lanes {
 #[derive(Debug, Default)]
 struct Lane {
     in_flight: usize,
-    /// Its last attempt was handed off: what comes next goes to the ledger first.
-    slow: bool,
+    /// Its last attempt was handed off, then: what comes next goes to the ledger first.
+    slow: Option<Instant>,
     /// When rows of it were last claimed.
     due: Option<Instant>,
     /// The last claim left its rows out, since it had no free place.
@@ -99,7 +101,7 @@ impl Lanes {
         } else {
             self.limit
         };
-        if lane.slow {
+        if lane.slow.is_some() {
             return Entry::Slow;
         }
         if lane.in_flight >= limit {
@@ -127,7 +129,9 @@ impl Lanes {
         let mut lanes = self.lock();
         if let Some(lane) = lanes.get_mut(webhook_id) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
-            lane.slow = slow.unwrap_or(lane.slow);
+            if let Some(slow) = slow {
+                lane.slow = slow.then(Instant::now);
+            }
             lane.left.notify_one();
             if lane.full_for_claim && lane.in_flight <= self.limit / 2 {
                 // By then a claim is worth its round trips.
@@ -136,7 +140,7 @@ impl Lanes {
             }
             // Those who wait for a place must find this lane, not a new one.
             let awaited = Arc::strong_count(&lane.left) > 1;
-            if lane.in_flight == 0 && !lane.slow && !awaited {
+            if lane.in_flight == 0 && lane.slow.is_none() && !awaited {
                 lanes.remove(webhook_id);
             }
         }
@@ -145,7 +149,7 @@ impl Lanes {
     /// An attempt takes longer than `delivery.handoff_after`.
     pub(crate) fn slow_down(&self, webhook_id: &Arc<str>) {
         if let Some(lane) = self.lock().get_mut(webhook_id) {
-            lane.slow = true;
+            lane.slow = Some(Instant::now());
         }
     }
 
@@ -153,22 +157,39 @@ impl Lanes {
     /// as soon as half of it is free.
     pub(crate) fn slots(&self) -> Vec<Slots> {
         let mut lanes = self.lock();
-        let slow_in_flight: usize = lanes.values().filter(|l| l.slow).map(|l| l.in_flight).sum();
+        lanes.retain(|_, lane| {
+            let forgotten = lane.slow.is_some_and(|at| at.elapsed() > SLOW_REMEMBERED);
+            lane.in_flight > 0 || !forgotten
+        });
+        let slow = || lanes.values().filter(|lane| lane.slow.is_some());
+        let slow_in_flight: usize = slow().map(|lane| lane.in_flight).sum();
         let slow_free = self.slow_limit.saturating_sub(slow_in_flight);
-        let slots = |(webhook_id, lane): (&Arc<str>, &mut Lane)| {
-            let free = self.limit.saturating_sub(lane.in_flight);
-            let free = if lane.slow { free.min(slow_free) } else { free };
-            lane.full_for_claim = free == 0;
-            Some(Slots {
-                environment_id: lane.environment_id.clone()?,
-                webhook_id: Arc::clone(webhook_id),
-                free: u32::try_from(free).unwrap_or(u32::MAX),
-            })
-        };
-        lanes
+        // Shared out evenly; where there is less than one for each, another one comes first each time.
+        let share = (slow_free / slow().count().max(1)).max(1);
+        let mut left = slow_free;
+        let mut lanes: Vec<_> = lanes
             .iter_mut()
-            .filter(|(_, lane)| lane.in_flight > 0 || lane.slow)
-            .filter_map(slots)
+            .filter(|(_, lane)| lane.in_flight > 0 || lane.slow.is_some())
+            .collect();
+        if !lanes.is_empty() {
+            let first = rand::random_range(0..lanes.len());
+            lanes.rotate_left(first);
+        }
+        lanes
+            .into_iter()
+            .filter_map(|(webhook_id, lane)| {
+                let mut free = self.limit.saturating_sub(lane.in_flight);
+                if lane.slow.is_some() {
+                    free = free.min(share).min(left);
+                    left -= free;
+                }
+                lane.full_for_claim = free == 0;
+                Some(Slots {
+                    environment_id: lane.environment_id.clone()?,
+                    webhook_id: Arc::clone(webhook_id),
+                    free: u32::try_from(free).unwrap_or(u32::MAX),
+                })
+            })
             .collect()
     }
 
@@ -258,6 +279,11 @@ mod tests {
         }
 
         assert!(lanes.slots().iter().all(|slots| slots.free == 0));
+
+        let (_, one) = ("env-1", "one".into());
+        lanes.leave(&one, Some(true));
+
+        assert_eq!(lanes.slots().iter().map(|slots| slots.free).sum::<u32>(), 1);
     }
 
     #[tokio::test]

@@ -68,6 +68,11 @@ impl Hold {
         &self.message.body
     }
 
+    /// Whether the channel that brought the message is gone: its broker hands it out anew.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.message.verdicts.is_closed()
+    }
+
     /// This share's delivery is in the ledger.
     pub(crate) fn settle(mut self) {
         self.settled = true;

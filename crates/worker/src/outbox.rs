@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use store::{OutboxKind, OutboxMessage, Store, StoreError};
 use tokio::sync::Notify;
 use webhook::Envelope;
@@ -16,6 +17,8 @@ const BATCH_ROWS: u32 = 64;
 /// A row taken by a worker that then died is taken again after so long.
 const LEASE: Duration = Duration::from_secs(60);
 const IDLE_PAUSE: Duration = Duration::from_secs(2);
+/// In place of a payload that is past its retention: the copy stays JSON.
+const NO_DATA: Bytes = Bytes::from_static(b"null");
 
 /// Empties the outbox. One per worker; rows are shared out by leases.
 pub(crate) struct Outbox {
@@ -64,8 +67,12 @@ impl Outbox {
                 attempts,
                 data,
             } => {
-                let envelope =
-                    Envelope::of_event(*request_id, environment_id, webhook_id, data.clone());
+                let data = if data.is_empty() {
+                    NO_DATA
+                } else {
+                    data.clone()
+                };
+                let envelope = Envelope::of_event(*request_id, environment_id, webhook_id, data);
                 let publication = Publication {
                     exchange: DEAD_EXCHANGE,
                     routing_key: DEAD_DELIVERIES_KEY,

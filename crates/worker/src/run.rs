@@ -30,7 +30,7 @@ use crate::subscriptions::Subscriptions;
 use crate::upkeep::Upkeep;
 
 /// A lease exceeds the attempt's limit by so much: time to begin, and to commit.
-const LEASE_SLACK: Duration = Duration::from_secs(30);
+const LEASE_SLACK: Duration = Duration::from_secs(20);
 /// Kept of the grace for closing connections.
 const CLOSE_RESERVE: Duration = Duration::from_secs(3);
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{Store, StoreError};
+use store::{Store, StoreError, Unavailable};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::commit::Gate;
@@ -70,12 +70,15 @@ impl Upkeep {
         let mut ticks = every(SWEEP_EVERY);
         loop {
             ticks.tick().await;
-            while let Ok(swept) = self.store.sweep(SWEEP_ROWS).await {
-                if swept < u64::from(SWEEP_ROWS) {
-                    break;
-                }
+            if let Err(error) = self.sweep().await {
+                tracing::debug!(%error, "the sweep was broken off; what is left comes again");
             }
         }
+    }
+
+    async fn sweep(&self) -> Result<(), StoreError> {
+        while self.store.sweep(SWEEP_ROWS).await? >= u64::from(SWEEP_ROWS) {}
+        Ok(())
     }
 
     async fn keep_gauges(&self) {
@@ -84,17 +87,21 @@ impl Upkeep {
         loop {
             ticks.tick().await;
             let gauges = self.store.gauges().await;
+            let answers = !gauges.as_ref().is_err_and(is_silence);
             match &gauges {
                 Ok(gauges) => self.metrics.ledger(gauges),
-                Err(error) if answered => {
+                Err(error) if !answers && answered => {
                     tracing::error!(%error, "Postgres doesn't answer; no new attempt starts until it does");
+                    self.readiness
+                        .not_ready("postgres", "Postgres doesn't answer");
                 }
-                Err(_) => {}
+                Err(error) => tracing::debug!(%error, "the ledger's gauges can't be read"),
             }
-            if gauges.is_ok() && !answered {
+            if answers && !answered {
                 tracing::info!("Postgres answers again");
+                self.readiness.ready("postgres");
             }
-            answered = gauges.is_ok();
+            answered = answers;
             self.gate.postgres_answers(answered);
             self.metrics.postgres_connected(answered);
             let consumed = self.queues.iter().all(|queue| self.readiness.works(queue));
@@ -113,6 +120,14 @@ impl Upkeep {
             }
         }
     }
+}
+
+/// No answer at all. An answer that says no is met by who asked.
+fn is_silence(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Unavailable(Unavailable::Connect(_) | Unavailable::TimedOut(_))
+    )
 }
 
 fn every(period: Duration) -> tokio::time::Interval {
