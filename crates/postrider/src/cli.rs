@@ -1,0 +1,98 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Delivers events from RabbitMQ to whoever subscribed to them, as signed webhooks.
+#[derive(Debug, Parser)]
+#[command(name = "postrider", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    /// Settings over the defaults; the environment (POSTRIDER__AMQP__URL, …) goes before both.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run everything in one process (the worker, until the API lands).
+    Serve,
+    /// Run a worker: consume, match, deliver, retry.
+    Worker,
+    /// Bring the database's schema up to this version.
+    Migrate,
+    /// Check the configuration, the connections, the schema and the keys.
+    Check,
+    /// Events for RabbitMQ.
+    #[command(subcommand)]
+    Events(EventsCommand),
+    /// Receive webhooks, verify their signatures, print them.
+    Receive(ReceiveArguments),
+    /// Show the whole path on real servers, in less than a minute.
+    Demo(DemoArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum EventsCommand {
+    /// Publish messages, one JSON object a line, and wait for RabbitMQ's confirms.
+    Publish {
+        /// A file, checked whole before anything is published; or - for standard input.
+        #[arg(value_name = "FILE|-")]
+        file: String,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ReceiveArguments {
+    /// The subscription's secret, as it is or as whsec_…; again for more than one.
+    #[arg(long, required = true, value_name = "SECRET")]
+    pub(crate) secret: Vec<String>,
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:9000", value_name = "IP:PORT")]
+    pub(crate) listen: SocketAddr,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct DemoArguments {
+    /// Leave everything running at the end, and print the addresses.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_says_what_there_is() {
+        insta::assert_snapshot!(Cli::command().render_help(), @r"
+        Delivers events from RabbitMQ to whoever subscribed to them, as signed webhooks
+
+        Usage: postrider [OPTIONS] <COMMAND>
+
+        Commands:
+          serve    Run everything in one process (the worker, until the API lands)
+          worker   Run a worker: consume, match, deliver, retry
+          migrate  Bring the database's schema up to this version
+          check    Check the configuration, the connections, the schema and the keys
+          events   Events for RabbitMQ
+          receive  Receive webhooks, verify their signatures, print them
+          demo     Show the whole path on real servers, in less than a minute
+          help     Print this message or the help of the given subcommand(s)
+
+        Options:
+              --config <FILE>  Settings over the defaults; the environment (POSTRIDER__AMQP__URL, …) goes before both
+          -h, --help           Print help
+          -V, --version        Print version
+        ");
+    }
+}

@@ -1,0 +1,109 @@
+//! Publishes events as any producer would: persistent, mandatory, confirmed, many at a time.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::{BasicProperties, Channel, Connection, PublisherConfirm};
+use worker::{AmqpSettings, broker, topology};
+
+/// Confirms outstanding at a time.
+const WINDOW: usize = 500;
+/// A broker that blocks publishers (a memory or disk alarm) confirms nothing.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(30);
+const PERSISTENT: u8 = 2;
+
+/// A connection to the exchange of the events.
+pub(crate) struct EventPublisher {
+    exchange: String,
+    channel: Channel,
+    outstanding: VecDeque<PublisherConfirm>,
+    confirmed: u64,
+    // Closed when dropped, and the channel with it.
+    _connection: Connection,
+}
+
+impl EventPublisher {
+    /// Connects, and declares or checks what is published to.
+    ///
+    /// # Errors
+    /// RabbitMQ can't be reached, or has the names with other arguments.
+    pub(crate) async fn connect(settings: &AmqpSettings) -> anyhow::Result<Self> {
+        let connection = broker::connect(settings, "postrider events publish").await?;
+        let channel = connection.create_channel().await?;
+        topology::ensure(&channel, settings).await?;
+        channel
+            .confirm_select(ConfirmSelectOptions::default())
+            .await?;
+        Ok(Self {
+            exchange: settings.exchange.clone(),
+            channel,
+            outstanding: VecDeque::with_capacity(WINDOW),
+            confirmed: 0,
+            _connection: connection,
+        })
+    }
+
+    /// How many RabbitMQ has taken.
+    pub(crate) fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// Publishes one; waits for an earlier confirm where too many are outstanding.
+    ///
+    /// # Errors
+    /// The connection broke, or RabbitMQ refused an earlier one.
+    pub(crate) async fn publish(&mut self, event_type: &str, body: &[u8]) -> anyhow::Result<()> {
+        while self.outstanding.len() >= WINDOW {
+            self.await_oldest().await?;
+        }
+        let options = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_content_type("application/json".into());
+        let publishing = self.channel.basic_publish(
+            self.exchange.as_str().into(),
+            event_type.into(),
+            options,
+            body,
+            properties,
+        );
+        self.outstanding.push_back(publishing.await?);
+        Ok(())
+    }
+
+    /// Waits for all confirms that are outstanding.
+    ///
+    /// # Errors
+    /// As for [`EventPublisher::publish`].
+    pub(crate) async fn finish(&mut self) -> anyhow::Result<()> {
+        while !self.outstanding.is_empty() {
+            self.await_oldest().await?;
+        }
+        Ok(())
+    }
+
+    async fn await_oldest(&mut self) -> anyhow::Result<()> {
+        let Some(oldest) = self.outstanding.pop_front() else {
+            return Ok(());
+        };
+        let confirmation = tokio::time::timeout(CONFIRM_LIMIT, oldest)
+            .await
+            .with_context(|| {
+                let seconds = CONFIRM_LIMIT.as_secs();
+                format!("RabbitMQ confirmed nothing for {seconds} s; does it block publishers (memory, disk)?")
+            })??;
+        if !confirmation.is_ack() {
+            bail!("RabbitMQ refused an event; is the queue full?");
+        }
+        if let Some(returned) = confirmation.take_message() {
+            bail!("no queue took an event: {}", returned.reply_text);
+        }
+        self.confirmed += 1;
+        Ok(())
+    }
+}

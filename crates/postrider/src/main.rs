@@ -1,0 +1,65 @@
+//! `postrider`: reads the command line and the configuration, sets up logs and metrics, and runs what was asked for.
+//! Each command is a file of its own; what they do stands in `worker`, `store` and `webhook`.
+
+mod admin;
+mod check;
+mod cli;
+mod config;
+mod demo;
+mod events;
+mod migrate;
+mod output;
+mod receive;
+mod serve;
+mod signals;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command, EventsCommand};
+use config::{Config, ConfigError};
+
+/// What ended well, what couldn't be done, and what was asked for wrongly.
+const COULD_NOT: u8 = 1;
+const WRONG_USE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Fails only if some provider stands already, which then does as well.
+    drop(rustls::crypto::ring::default_provider().install_default());
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(run(cli)),
+        Err(error) => Err(error.into()),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("postrider: {error:#}");
+            let wrong_use = error.downcast_ref::<ConfigError>().is_some();
+            ExitCode::from(if wrong_use { WRONG_USE } else { COULD_NOT })
+        }
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let under = matches!(cli.command, Command::Demo(_)).then_some(config::DEVELOPMENT);
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let load = || Config::load(under, cli.config.as_deref(), &environment);
+    match cli.command {
+        Command::Serve => serve::run(load()?, serve::Parts::All).await,
+        Command::Worker => serve::run(load()?, serve::Parts::Worker).await,
+        Command::Migrate => migrate::run(&load()?).await,
+        Command::Check => check::run(&load()?).await,
+        Command::Events(EventsCommand::Publish { file }) => events::publish(&load()?, &file).await,
+        Command::Receive(arguments) => receive::run(arguments).await,
+        Command::Demo(arguments) => demo::run(load()?, arguments.keep).await,
+    }
+}
