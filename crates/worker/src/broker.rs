@@ -1,5 +1,5 @@
 //! Connections to RabbitMQ: one way to make them, one way to wait between tries. Reconnecting is ours (lapin's own
-//! recovery is off): whoever meets an error drops its connection, waits as [`pauses`] says, and begins anew.
+//! recovery is off): whoever meets an error drops its connection, waits as `pauses` says, and begins anew.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The delivery path, file by file: consume, event, match, deliver, send, outcome, ledger commit, ack; and beside it
 //! what waits in the ledger: claim, deliver, commit.
 //!
-//! [`run`] assembles the parts and returns when a stop has been drained. It leaves configuration, signals, the admin
+//! [`run()`] assembles the parts and returns when a stop has been drained. It leaves configuration, signals, the admin
 //! listener and the metrics recorder to the binary, all SQL to `store`, and all decisions without I/O to `webhook`.
 
 mod ack;
@@ -29,7 +29,7 @@ mod subscriptions;
 pub mod topology;
 mod upkeep;
 
-pub use guard::AddressPolicy;
+pub use guard::{AddressPolicy, RefusedAddress};
 pub use readiness::Readiness;
 pub use run::{Ended, RunError, Stop, run};
 pub use send::SenderError;

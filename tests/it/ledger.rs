@@ -1,0 +1,10 @@
+//! The ledger on a real Postgres, through `store` alone.
+
+mod claim;
+mod commit;
+mod fixture;
+mod lookup;
+mod schema;
+mod subscriptions;
+mod sweep;
+mod unavailable;

@@ -1,0 +1,184 @@
+//! A store on a database of its own, records to write, and what must hold of the ledger.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use store::{
+    Attempt, ClaimLimits, Claimed, Delivery, Keyring, NewSubscription, Payload, PostgresSettings,
+    Record, Step, Store,
+};
+use tests::servers::{Session, connect};
+use tests::stage::Stage;
+use uuid::Uuid;
+use webhook::{Method, Outcome, RequestId, Secret};
+
+pub(super) const ENV: &str = "env-1";
+pub(super) const LEASE: Duration = Duration::from_secs(30);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+
+pub(super) struct Fixture {
+    pub(super) store: Store,
+    pub(super) sql: Session,
+    pub(super) url: String,
+    _stage: Stage,
+}
+
+pub(super) fn store_at(url: &str, keys: &[u8]) -> Store {
+    let keyring = Keyring::new(keys.iter().map(|k| [*k; 32]).collect()).unwrap();
+    Store::new(
+        PostgresSettings {
+            url: url.into(),
+            ca_file: None,
+            pool_size: 8,
+        },
+        keyring,
+    )
+    .unwrap()
+}
+
+pub(super) async fn store() -> Fixture {
+    let stage = Stage::new("ledger").await;
+    let url = stage.postgres_url.clone();
+    let store = store_at(&url, &[1]);
+    assert!(store.migrate().await.unwrap() >= 1);
+    Fixture {
+        store,
+        sql: connect(&url).await,
+        url,
+        _stage: stage,
+    }
+}
+
+pub(super) fn subscription(id: &str) -> NewSubscription {
+    NewSubscription {
+        environment_id: ENV.into(),
+        id: id.into(),
+        name: Some("n".into()),
+        types: vec!["card-published".into()],
+        card_template_id: None,
+        action_flow_config_id: None,
+        url: "https://example.com/hook".into(),
+        method: Method::Post,
+        headers: vec![("X-Token".into(), "hush-header".into())],
+        secret: Secret::new("hush-secret".into()),
+    }
+}
+
+pub(super) fn record(webhook_id: &str, event_id: &str, step: Step) -> Record {
+    Record {
+        delivery: Delivery {
+            environment_id: ENV.into(),
+            request_id: RequestId::of_event(webhook_id, "card-published", event_id),
+            webhook_id: webhook_id.into(),
+            event_id: event_id.into(),
+            event_type: "card-published".into(),
+        },
+        payload: Payload {
+            id: Uuid::new_v5(&Uuid::nil(), event_id.as_bytes()),
+            data: Bytes::from(format!("{{\"id\":\"{event_id}\"}}")),
+        },
+        age: Duration::from_secs(3),
+        attempt: None,
+        lease_id: None,
+        step,
+    }
+}
+
+pub(super) fn attempted(mut record: Record, number: u32, outcome: Outcome) -> Record {
+    record.attempt = Some(Attempt {
+        number,
+        ago: Duration::from_millis(300),
+        duration: Duration::from_millis(20),
+        outcome,
+        status: Some(503),
+        error: Some("a\0b".into()),
+        response: Some(Bytes::from(vec![0xff; 2000])),
+    });
+    record
+}
+
+pub(super) fn failed(webhook_id: &str, event_id: &str, after: Duration) -> Record {
+    attempted(
+        record(webhook_id, event_id, Step::Retry { after }),
+        1,
+        Outcome::HttpStatus,
+    )
+}
+
+pub(super) fn delivered(webhook_id: &str, event_id: &str) -> Record {
+    attempted(
+        record(webhook_id, event_id, Step::Delivered),
+        1,
+        Outcome::Delivered,
+    )
+}
+
+pub(super) fn result_of(claimed: &Claimed, step: Step, outcome: Outcome) -> Record {
+    let record = Record {
+        delivery: claimed.delivery.clone(),
+        payload: claimed.payload.clone(),
+        age: claimed.age,
+        attempt: None,
+        lease_id: Some(claimed.lease_id),
+        step,
+    };
+    attempted(record, claimed.attempts + 1, outcome)
+}
+
+pub(super) fn limits<'a>(slots: &'a [(Arc<str>, Arc<str>, u32)]) -> ClaimLimits<'a> {
+    ClaimLimits {
+        rows_max: 100,
+        payload_bytes_max: 1 << 20,
+        lease: LEASE,
+        slots_default: 10,
+        slots,
+    }
+}
+
+/// What must hold whenever nothing is under way.
+pub(super) async fn assert_sound(sql: &Session) {
+    for (what, query) in [
+        (
+            "payloads without a delivery",
+            "SELECT count(*) FROM payloads_waiting p WHERE NOT EXISTS (SELECT FROM deliveries_waiting w WHERE w.environment_id = p.environment_id AND w.payload_id = p.payload_id)",
+        ),
+        (
+            "deliveries without a payload",
+            "SELECT count(*) FROM deliveries_waiting w WHERE NOT EXISTS (SELECT FROM payloads_waiting p WHERE w.environment_id = p.environment_id AND w.payload_id = p.payload_id)",
+        ),
+        (
+            "settled without a payload",
+            "SELECT count(*) FROM deliveries w WHERE NOT EXISTS (SELECT FROM payloads p WHERE w.environment_id = p.environment_id AND w.payload_id = p.payload_id AND w.settled_on = p.settled_on)",
+        ),
+        (
+            "heads too late",
+            "SELECT count(*) FROM deliveries_waiting w LEFT JOIN subscription_due h USING (environment_id, webhook_id) WHERE w.status = 'scheduled' AND (h.next_due IS NULL OR h.next_due > GREATEST(w.due, now() + '6 s'))",
+        ),
+        (
+            "held without a sweep",
+            "SELECT count(*) FROM deliveries_waiting w LEFT JOIN subscription_due h USING (environment_id, webhook_id) WHERE w.status = 'held' AND (h.next_sweep IS NULL OR h.next_sweep > now() + '61 s')",
+        ),
+        (
+            "attempts without a delivery",
+            "SELECT count(*) FROM attempts_waiting a WHERE NOT EXISTS (SELECT FROM deliveries_waiting w WHERE w.environment_id = a.environment_id AND w.request_id = a.request_id)",
+        ),
+    ] {
+        let n: i64 = sql.query_one(query, &[]).await.unwrap().get(0);
+        assert_eq!(n, 0, "{what}");
+    }
+}
+
+pub(super) async fn number(sql: &Session, query: &str) -> i64 {
+    sql.query_one(query, &[]).await.unwrap().get(0)
+}
+
+pub(super) async fn sweep_all(store: &Store) -> u64 {
+    let mut all = 0;
+    loop {
+        match store.sweep(500).await.unwrap() {
+            0 => return all,
+            n => all += n,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Migrations and partitions.
+
+use std::time::Duration;
+
+use store::{SchemaState, StoreError};
+
+use super::fixture::*;
+
+#[tokio::test]
+async fn migrating_is_done_once_by_whoever_comes_first() {
+    let f = store().await;
+    assert_eq!(f.store.schema_state().await.unwrap(), SchemaState::Current);
+    assert_eq!(f.store.migrate().await.unwrap(), 0);
+    f.sql.batch_execute("INSERT INTO refinery_schema_history VALUES (999, 'later', '2026-01-01T00:00:00Z', '1')").await.unwrap();
+    assert_eq!(f.store.schema_state().await.unwrap(), SchemaState::Newer);
+    assert!(matches!(
+        f.store.migrate().await,
+        Err(StoreError::SchemaNewer)
+    ));
+    f.sql
+        .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        .await
+        .unwrap();
+    assert_eq!(f.store.schema_state().await.unwrap(), SchemaState::Behind);
+    assert!(matches!(
+        f.store.gauges().await,
+        Err(StoreError::SchemaBehind)
+    ));
+
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let store = store_at(&f.url, &[1]);
+        all.spawn(async move { store.migrate().await.unwrap() });
+    }
+    let mut applied = 0;
+    while let Some(one) = all.join_next().await {
+        applied += one.unwrap();
+    }
+    assert_eq!(applied, 1);
+    assert_eq!(number(&f.sql, "SELECT count(*) FROM pg_inherits i WHERE inhparent IN ('deliveries'::regclass, 'attempts'::regclass, 'payloads'::regclass)").await, 24);
+}
+
+#[tokio::test]
+async fn days_past_keeping_go_but_not_those_that_the_outbox_needs() {
+    let f = store().await;
+    f.sql.batch_execute("DO $$ DECLARE d date; t text; BEGIN FOR n IN 1..40 LOOP d := (now() AT TIME ZONE 'UTC')::date - n;
+        FOREACH t IN ARRAY ARRAY['deliveries','attempts','payloads'] LOOP
+        EXECUTE format('CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (%L) TO (%L)', t || to_char(d, '_YYYYMMDD'), t, d, d + 1); END LOOP; END LOOP; END $$;
+        INSERT INTO outbox (kind, environment_id, webhook_id, reason, settled_on) VALUES ('delivery_dead', 'e', 'w', 'gone', (now() AT TIME ZONE 'UTC')::date - 20)").await.unwrap();
+    const DAY: u64 = 86_400;
+
+    let dropped = f
+        .store
+        .drop_partitions(Duration::from_secs(30 * DAY), Duration::from_secs(3 * DAY))
+        .await
+        .unwrap();
+
+    // Of 40 past days deliveries and attempts keep 30, payloads 3 and the one that the outbox needs.
+    assert_eq!(dropped, 10 + 10 + 36);
+    assert_eq!(
+        f.store
+            .drop_partitions(Duration::from_secs(30 * DAY), Duration::from_secs(3 * DAY))
+            .await
+            .unwrap(),
+        0
+    );
+}

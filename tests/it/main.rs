@@ -1,0 +1,18 @@
+//! The integration tests: each file is one subject, with real servers and the real binary.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test has nothing better to do than to end there"
+)]
+
+mod duplicates;
+mod kit;
+mod ledger;
+mod matching;
+mod no_event;
+mod operation;
+mod request;
+mod retry;
+mod throughput;
+mod tls;
+mod world;

@@ -1,0 +1,320 @@
+//! The binary as an operator meets it: commands, probes, metrics, start and stop.
+
+use std::time::Duration;
+
+use hyper::Method;
+use tests::http_call::call;
+use tests::postrider::Postrider;
+use tests::receiver::Reply;
+use tests::stage::Stage;
+use tests::wait::wait_until;
+use webhook::DeliveryStatus;
+
+use crate::world::{EVENTS, SOON, World, request_id};
+
+#[tokio::test]
+async fn a_worker_waits_for_its_schema_and_says_what_to_do() {
+    let world = World::new("waits_for_schema").await;
+    world
+        .sql
+        .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        .await
+        .unwrap();
+    let environment = world.environment(&[]);
+    let mut worker = Postrider::start(&["worker"], &environment);
+    worker.wait_logged("run `postrider migrate`", SOON).await;
+    let ready = call(Method::GET, &format!("http://{}/readyz", worker.admin()))
+        .await
+        .unwrap();
+    assert_eq!(ready.status, 503);
+    assert!(
+        ready.text().contains("postrider migrate"),
+        "{}",
+        ready.text()
+    );
+
+    let migrated = Postrider::run(&["migrate"], &environment).await;
+
+    assert!(migrated.status.success());
+    assert_eq!(migrated.stdout, "applied 1 migration\n");
+    worker.wait_ready(SOON).await;
+    let again = Postrider::run(&["migrate"], &environment).await;
+    assert_eq!(again.stdout, "the schema is current\n");
+}
+
+#[tokio::test]
+async fn a_worker_that_starts_before_its_servers_waits_for_them() {
+    let environment = [
+        ("POSTRIDER__AMQP__URL", "amqp://u:hush@127.0.0.1:1/%2f"),
+        (
+            "POSTRIDER__POSTGRES__URL",
+            "postgres://u:hush@127.0.0.1:1/nowhere",
+        ),
+        (
+            "POSTRIDER__SECRETS__KEYS",
+            r#"["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="]"#,
+        ),
+    ];
+    let mut worker = Postrider::start(&["worker"], &environment);
+    worker.wait_logged("check postgres.url", SOON).await;
+    let live = call(Method::GET, &format!("http://{}/livez", worker.admin()))
+        .await
+        .unwrap();
+    assert_eq!(live.status, 200);
+
+    worker.terminate();
+
+    assert!(worker.wait(SOON).await.success());
+    assert!(!worker.stderr().contains("hush"));
+}
+
+#[tokio::test]
+async fn bad_configuration_ends_the_start_at_once_and_is_named() {
+    let finished = Postrider::run(
+        &["worker"],
+        &[
+            ("POSTRIDER__RETRY__FACTOR", "0"),
+            ("POSTRIDER__AMQP__ULR", "amqp://u:hush@h/"),
+        ],
+    )
+    .await;
+
+    assert_eq!(finished.status.code(), Some(2));
+    assert!(finished.stdout.is_empty());
+    for expected in ["retry.factor: must be from 1", "is amqp.url meant?"] {
+        assert!(finished.stderr.contains(expected), "{}", finished.stderr);
+    }
+    assert!(!finished.stderr.contains("hush"));
+
+    let finished = Postrider::run(&["serve"], &[]).await;
+    assert_eq!(finished.status.code(), Some(2));
+    assert!(
+        finished.stderr.contains("secrets.keys"),
+        "{}",
+        finished.stderr
+    );
+}
+
+#[tokio::test]
+async fn check_tells_what_is_well_and_what_is_to_be_done() {
+    let world = World::new("check").await;
+    let well = Postrider::run(&["check"], &world.environment(&[])).await;
+    assert!(well.status.success(), "{}", well.stdout);
+    assert!(!well.stdout.contains("FAILED"));
+
+    let environment = world.environment(&[
+        ("POSTRIDER__AMQP__DECLARE", "false"),
+        ("POSTRIDER__AMQP__EXCHANGE", "nobody.declares.it"),
+        ("POSTRIDER__SECRETS__KEYS", "[]"),
+    ]);
+    world
+        .sql
+        .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+        .await
+        .unwrap();
+    let unwell = Postrider::run(&["check"], &environment).await;
+
+    assert_eq!(unwell.status.code(), Some(1));
+    for expected in [
+        "secrets.keys: none is set",
+        "postrider migrate",
+        "must be there before",
+    ] {
+        assert!(unwell.stdout.contains(expected), "{}", unwell.stdout);
+    }
+}
+
+#[tokio::test]
+async fn every_series_is_there_from_the_start() {
+    let world = World::new("metrics").await;
+    let worker = world.worker().await;
+
+    let text = worker.metrics().await;
+
+    for (name, _) in worker::metrics::DESCRIPTIONS {
+        assert!(
+            text.contains(&format!("# HELP {name} ")),
+            "{name} has no help"
+        );
+        assert!(
+            text.lines().any(|line| line.starts_with(name)),
+            "{name} has no series"
+        );
+    }
+    for series in [
+        r#"postrider_events_consumed_total{outcome="unmatched"} 0"#,
+        r#"postrider_deliveries_total{settlement="cancelled"} 0"#,
+        r#"postrider_attempts_total{outcome="refused_address"} 0"#,
+        r#"postrider_dead_letters_total{reason="delivery_limit"} 0"#,
+        r#"postrider_dead_letters_total{reason="worker_lost"} 0"#,
+        r#"postrider_queue_messages{queue="postrider.events.dead"} 0"#,
+        "postrider_circuits_open 0",
+        "postrider_build_info{version=",
+        "process_resident_memory_bytes",
+        "postrider_ledger_commit_rows_bucket{le=\"500\"} 0",
+        "postrider_attempt_duration_seconds_bucket{le=\"0.001\"} 0",
+    ] {
+        assert!(text.contains(series), "{series} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_stop_lets_what_is_under_way_come_to_its_end() {
+    let world = World::new("graceful_stop").await;
+    let webhook_id = world.subscribe("/hook").await;
+    world.receiver.script(
+        "/hook",
+        [Reply::status(200).delay(Duration::from_millis(700))],
+    );
+    let mut worker = world.worker().await;
+    world.publish("card-published", "ev-1").await;
+    world.receiver.wait_for(1, "/hook", SOON).await;
+
+    world.stop_with_all_acked(&mut worker).await;
+
+    world
+        .wait_status(request_id(&webhook_id, "ev-1"), DeliveryStatus::Delivered)
+        .await;
+    assert_eq!(world.receiver.count("/hook"), 1);
+    assert!(worker.stderr().contains("stopped"));
+}
+
+#[tokio::test]
+async fn a_stop_ends_within_its_grace_and_hands_back_what_is_left() {
+    let world = World::new("grace").await;
+    world.subscribe("/hook").await;
+    world.receiver.script("/hook", [Reply::hang()]);
+    let mut worker = world
+        .worker_with(&[
+            ("POSTRIDER__SHUTDOWN__GRACE", "4s"),
+            ("POSTRIDER__DELIVERY__HANDOFF_AFTER", "10s"),
+        ])
+        .await;
+    world.publish("card-published", "ev-1").await;
+    world.receiver.wait_for(1, "/hook", SOON).await;
+
+    worker.terminate();
+    let readyz = format!("http://{}/readyz", worker.admin());
+    wait_until(SOON, "readiness to end", async || {
+        let answer = call(Method::GET, &readyz).await.ok()?;
+        (answer.status == 503 && answer.text().contains("stopping")).then_some(())
+    })
+    .await;
+    let status = worker.wait(Duration::from_secs(8)).await;
+
+    assert!(status.success());
+    assert_eq!(world.broker.depth(EVENTS).await, 1);
+}
+
+#[tokio::test]
+async fn events_are_published_whole_or_not_at_all_and_verified_by_receive() {
+    let world = World::new("publish_and_receive").await;
+    let mut worker = world.worker().await;
+    world.stop_with_all_acked(&mut worker).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.ndjson");
+    let good =
+        r#"{"environmentId":"env-1","data":{"id":"ev-1","analyticsEvent":"card-published"}}"#;
+    std::fs::write(
+        &path,
+        format!("{good}\n\n{{\"environmentId\":\"env-1\"}}\n"),
+    )
+    .unwrap();
+    let path = path.to_str().unwrap();
+
+    let refused = Postrider::run(&["events", "publish", path], &world.environment(&[])).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        refused
+            .stderr
+            .contains("nothing was published: line 3 is no event: field_missing"),
+        "{}",
+        refused.stderr
+    );
+    assert_eq!(world.broker.depth(EVENTS).await, 0);
+
+    std::fs::write(path, format!("{good}\n{good}\n")).unwrap();
+    let published = Postrider::run(&["events", "publish", path], &world.environment(&[])).await;
+    assert_eq!(
+        published.stdout, "published 2 events\n",
+        "{}",
+        published.stderr
+    );
+    assert_eq!(world.broker.depth(EVENTS).await, 2);
+    assert_eq!(
+        world.broker.take(EVENTS).await.unwrap().body,
+        good.as_bytes()
+    );
+}
+
+#[tokio::test]
+async fn receive_verifies_and_prints_each_request() {
+    let world = World::new("receive").await;
+    let listen = format!("127.0.0.1:{}", tests::servers::free_port());
+    let arguments = [
+        "receive",
+        "--listen",
+        &listen,
+        "--secret",
+        crate::world::SECRET,
+    ];
+    let receiver = Postrider::start(&arguments, &[]);
+    receiver.wait_logged("receiving on", SOON).await;
+    let mut new = crate::world::subscription(&format!("http://{listen}/hook"));
+    new.types = vec!["card-published".into()];
+    let id = world.store.create(new).await.unwrap().subscription.id;
+    let mut worker = world.worker().await;
+
+    world.publish("card-published", "ev-1").await;
+
+    let delivered = request_id(&id, "ev-1");
+    world
+        .wait_status(delivered, DeliveryStatus::Delivered)
+        .await;
+    let line = receiver.stdout();
+    assert!(
+        line.starts_with(&format!(
+            "ok POST /hook {delivered} attempt 1 card-published"
+        )),
+        "{line}"
+    );
+    let forged = call(Method::POST, &format!("http://{listen}/hook"))
+        .await
+        .unwrap();
+    assert_eq!(forged.status, 401);
+    assert!(receiver.stdout().contains("INVALID"));
+    world.stop_with_all_acked(&mut worker).await;
+}
+
+/// The demo is a test of its own, and must be one that can fail.
+#[tokio::test]
+async fn the_demo_shows_five_stories_and_ends_well() {
+    let stage = Stage::new("demo").await;
+    let environment = [
+        ("POSTRIDER__AMQP__URL", stage.amqp_url.as_str()),
+        ("POSTRIDER__POSTGRES__URL", stage.postgres_url.as_str()),
+    ];
+
+    let finished = Postrider::run(&["demo"], &environment).await;
+
+    assert!(
+        finished.status.success(),
+        "{}\n{}",
+        finished.stdout,
+        finished.stderr
+    );
+    for name in ["healthy", "one-card", "recovers", "put", "broken"] {
+        assert!(finished.stdout.contains(name), "{name}");
+    }
+    assert!(finished.stderr.contains("dead: attempts_exhausted"));
+
+    let unreachable = Postrider::run(
+        &["demo"],
+        &[
+            environment[0],
+            ("POSTRIDER__POSTGRES__URL", "postgres://127.0.0.1:1/x"),
+        ],
+    )
+    .await;
+    assert_eq!(unreachable.status.code(), Some(1));
+}
