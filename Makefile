@@ -1,0 +1,35 @@
+# `make` or `make help` lists what there is.
+
+CARGO ?= cargo
+WITH_SERVERS = target/debug/with-servers
+
+.PHONY: help demo test lint fmt deny clean
+.DEFAULT_GOAL := help
+
+help: ## What there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+demo: ## The whole path on real servers, in a minute; KEEP=1 leaves it running
+	@scripts/prepare-servers
+	$(CARGO) build --locked --quiet --package postrider --package tests --bins
+	@$(WITH_SERVERS) -- target/debug/postrider demo $(if $(KEEP),--keep)
+
+test: ## Everything: unit, property, and integration tests on real servers
+	@scripts/prepare-servers
+	$(CARGO) build --locked --workspace --all-targets
+	@$(WITH_SERVERS) -- scripts/test
+
+lint: ## Format, clippy, docs, dependencies; warnings are errors
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --locked --workspace --no-deps
+	$(MAKE) deny
+
+deny: ## Licences, sources and banned crates of the dependencies
+	$(CARGO) deny --all-features check bans licenses sources
+
+fmt: ## Format the sources
+	$(CARGO) fmt
+
+clean: ## Remove what was built
+	$(CARGO) clean
