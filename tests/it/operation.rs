@@ -207,6 +207,30 @@ async fn a_stop_ends_within_its_grace_and_hands_back_what_is_left() {
 }
 
 #[tokio::test]
+async fn a_second_signal_ends_it_at_once_and_what_was_under_way_comes_again() {
+    let world = World::new("second_signal").await;
+    world.subscribe("/hook").await;
+    world.receiver.script("/hook", [Reply::hang()]);
+    let handoff = [("POSTRIDER__DELIVERY__HANDOFF_AFTER", "10s")];
+    let mut worker = world.worker_with(&handoff).await;
+    world.publish("card-published", "ev-1").await;
+    world.receiver.wait_for(1, "/hook", SOON).await;
+
+    let limit = Duration::from_secs(5);
+    let status = wait_until(limit, "the end", async || {
+        worker.terminate();
+        worker.exit_status()
+    })
+    .await;
+
+    assert_eq!(status.code(), Some(130));
+    wait_until(SOON, "the message back in its queue", async || {
+        (world.broker.depth(EVENTS).await == 1).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn events_are_published_whole_or_not_at_all_and_verified_by_receive() {
     let world = World::new("publish_and_receive").await;
     let mut worker = world.worker().await;

@@ -1,10 +1,15 @@
 //! SIGTERM and SIGINT: the first asks for an orderly stop, the second ends the process at once.
 
+use std::time::Duration;
+
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 /// As a shell reports a process that SIGINT ended.
 const ENDED_BY_SIGNAL: i32 = 130;
+
+/// What comes within this is the same stop: `timeout` and some supervisors signal the process and then its group.
+const SAME_STOP: Duration = Duration::from_millis(100);
 
 /// Both signals, heard from now on.
 pub(crate) struct Signals {
@@ -35,6 +40,12 @@ impl Signals {
         self.next().await;
         tracing::info!("asked to stop; once more ends at once");
         stop.cancel();
+        let repeated = async {
+            loop {
+                self.next().await;
+            }
+        };
+        let Err(_elapsed) = tokio::time::timeout(SAME_STOP, repeated).await;
         self.next().await;
         tracing::warn!("ended at once; what was under way comes again");
         std::process::exit(ENDED_BY_SIGNAL);
