@@ -4,6 +4,7 @@
 //! Nothing here has a clock, does I/O or is async: now, random numbers and settings come in as arguments, decisions go
 //! out as values. Sending is left to `worker`, keeping to `store`.
 
+mod address_policy;
 mod delivery_id;
 mod envelope;
 mod event;
@@ -25,6 +26,7 @@ mod any_json;
 #[cfg(test)]
 mod any_message;
 
+pub use address_policy::{AddressPolicy, RefusedAddress};
 pub use delivery_id::RequestId;
 pub use envelope::Envelope;
 pub use event::{Event, decode_event};

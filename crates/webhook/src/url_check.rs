@@ -1,5 +1,5 @@
 //! What a subscription's URL may be, and whether its host is a literal address. Which addresses must not be reached is
-//! the worker's guard's to say.
+//! `address_policy`'s to say.
 
 use std::net::IpAddr;
 

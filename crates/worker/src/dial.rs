@@ -18,8 +18,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower_service::Service;
-
-use crate::guard::{AddressPolicy, RefusedAddress};
+use webhook::{AddressPolicy, RefusedAddress};
 
 /// Look-ups at a time; more of them wait, within their attempt's own limit.
 const LOOKUPS_MAX: usize = 256;

@@ -13,7 +13,6 @@ mod dead_letter;
 mod deliver;
 mod dial;
 mod endpoint;
-mod guard;
 mod in_flight;
 mod ingest;
 mod lane;
@@ -29,7 +28,6 @@ mod subscriptions;
 pub mod topology;
 mod upkeep;
 
-pub use guard::{AddressPolicy, RefusedAddress};
 pub use readiness::Readiness;
 pub use run::{Ended, RunError, Stop, run};
 pub use send::SenderError;

@@ -22,11 +22,10 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::time::Instant;
 use tower_service::Service;
-use webhook::{Answer, Envelope, Outcome, RequestId, parse_retry_after, sign};
+use webhook::{AddressPolicy, Answer, Envelope, Outcome, RequestId, parse_retry_after, sign};
 
 use crate::dial::{DialError, Dialer};
 use crate::endpoint::Endpoint;
-use crate::guard::AddressPolicy;
 use crate::settings::{DeliverySettings, EgressSettings};
 
 const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
