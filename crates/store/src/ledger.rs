@@ -15,7 +15,7 @@ mod settle;
 mod standing;
 mod straight;
 mod sweep;
-mod units;
+pub(crate) mod units;
 mod waiting;
 
 pub use claim::{Claim, ClaimLimits, Claimed};

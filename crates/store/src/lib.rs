@@ -6,6 +6,7 @@
 //! the worker's business.
 
 mod checkout;
+mod credential;
 mod error;
 mod ledger;
 mod listen;
@@ -15,9 +16,11 @@ mod partitions;
 mod pool;
 mod seal;
 mod subscription;
+mod subscription_change;
 mod tls;
 mod url;
 
+pub use credential::{Credential, Role};
 pub use error::{PostgresError, SettingsError, StoreError, Unavailable};
 pub use ledger::{
     Attempt, AttemptView, Claim, ClaimLimits, Claimed, Delivery, DeliveryView, LedgerGauges,
@@ -29,3 +32,4 @@ pub use outbox::{OutboxKind, OutboxMessage};
 pub use pool::{PostgresSettings, Store};
 pub use seal::{Keyring, SealError};
 pub use subscription::{NewSubscription, StoredSubscription};
+pub use subscription_change::Changed;

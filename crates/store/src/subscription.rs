@@ -12,6 +12,7 @@ use crate::error::{StoreError, Unavailable};
 use crate::ledger::heads;
 use crate::pool::Store;
 use crate::seal::Place;
+use crate::subscription_change::is_within;
 
 /// Waiting rows that are made due in one transaction after a URL was changed.
 const HASTENED_ROWS_MAX: i64 = 2000;
@@ -76,11 +77,24 @@ const READ: &str = "\
     FROM subscriptions s WHERE s.environment_id = $1";
 
 impl Store {
-    /// Makes a subscription, active.
+    /// Makes a subscription, active, whatever the number of those that are there.
     ///
     /// # Errors
     /// `Refused` where its id is taken; `Unavailable`.
     pub async fn create(&self, new: NewSubscription) -> Result<StoredSubscription, StoreError> {
+        let made = self.create_within(new, u32::MAX).await?;
+        made.ok_or(StoreError::NotFound)
+    }
+
+    /// Makes a subscription, active; none if `most` of its environment stand already that aren't disabled.
+    ///
+    /// # Errors
+    /// `Refused` where its id is taken; `Unavailable`.
+    pub async fn create_within(
+        &self,
+        new: NewSubscription,
+        most: u32,
+    ) -> Result<Option<StoredSubscription>, StoreError> {
         const SUBSCRIPTION: &str = "\
             WITH made AS (INSERT INTO subscriptions (environment_id, webhook_id, name, types, card_template_id, \
                     action_flow_config_id, url, method, headers, status) \
@@ -88,13 +102,15 @@ impl Store {
             INSERT INTO subscription_secrets (environment_id, webhook_id, secret) \
             SELECT environment_id, webhook_id, $10 FROM made";
         let headers = self.sealed_headers(&new.environment_id, &new.id, &new.headers)?;
-        let secret = self.sealed(
-            place(&new.environment_id, &new.id, "secret"),
-            new.secret.as_str().as_bytes(),
-        )?;
+        let secret = self.sealed_secret(&new.environment_id, &new.id, &new.secret)?;
         let client = self.checkout().await?;
         let stored = limited(async {
             let insert = client.prepared(SUBSCRIPTION).await?;
+            client.batch_execute("BEGIN").await?;
+            if !is_within(&client, &new.environment_id, &new.id, most).await? {
+                client.batch_execute("ROLLBACK").await?;
+                return Ok(None);
+            }
             client
                 .execute(
                     &insert,
@@ -112,11 +128,12 @@ impl Store {
                     ],
                 )
                 .await?;
+            client.batch_execute("COMMIT").await?;
             self.read_one(&client, &new.environment_id, &new.id).await
         })
         .await?;
         client.done();
-        stored.ok_or(StoreError::NotFound)
+        Ok(stored)
     }
 
     /// All subscriptions of an environment, whatever their status, with the secrets that sign now. One that can't be
@@ -140,6 +157,23 @@ impl Store {
         rows.iter()
             .map(|row| Ok(self.opened(row)?.subscription))
             .collect()
+    }
+
+    /// The same with what only the database knows, in the order of their making.
+    ///
+    /// # Errors
+    /// `Unreadable`, `Unavailable`.
+    pub async fn list(&self, environment_id: &str) -> Result<Vec<StoredSubscription>, StoreError> {
+        let client = self.checkout().await?;
+        let rows = limited(async {
+            let read = client
+                .prepared(&format!("{READ} ORDER BY s.created, s.webhook_id"))
+                .await?;
+            Ok(client.query(&read, &[&environment_id]).await?)
+        })
+        .await?;
+        client.done();
+        rows.iter().map(|row| self.opened(row)).collect()
     }
 
     /// One subscription, if it is in that environment.
@@ -172,7 +206,7 @@ impl Store {
             UPDATE subscriptions SET status = $3, status_reason = $4, updated = now(), \
                 status_changed = CASE WHEN status = $3 THEN status_changed ELSE now() END \
             WHERE environment_id = $1 AND webhook_id = $2";
-        self.change(
+        self.change_row(
             environment_id,
             webhook_id,
             CHANGE,
@@ -194,7 +228,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         const CHANGE: &str = "\
             UPDATE subscriptions SET url = $3, updated = now() WHERE environment_id = $1 AND webhook_id = $2";
-        self.change(
+        self.change_row(
             environment_id,
             webhook_id,
             CHANGE,
@@ -211,7 +245,7 @@ impl Store {
     pub async fn remove(&self, environment_id: &str, webhook_id: &str) -> Result<(), StoreError> {
         const REMOVE: &str =
             "DELETE FROM subscriptions WHERE environment_id = $1 AND webhook_id = $2";
-        self.change(
+        self.change_row(
             environment_id,
             webhook_id,
             REMOVE,
@@ -221,7 +255,7 @@ impl Store {
     }
 
     /// One change of one subscription, together with its head, so that claim and sweep look at it at once.
-    async fn change(
+    pub(crate) async fn change_row(
         &self,
         environment_id: &str,
         webhook_id: &str,
@@ -246,7 +280,11 @@ impl Store {
     }
 
     /// Makes due what waits for its time, each row once: those that fail meanwhile keep their new schedule.
-    async fn hasten(&self, environment_id: &str, webhook_id: &str) -> Result<(), StoreError> {
+    pub(crate) async fn hasten(
+        &self,
+        environment_id: &str,
+        webhook_id: &str,
+    ) -> Result<(), StoreError> {
         const PORTION: &str = "\
             WITH portion AS (SELECT request_id FROM deliveries_waiting \
                 WHERE environment_id = $1 AND webhook_id = $2 AND request_id > $3 \
@@ -279,7 +317,7 @@ impl Store {
         }
     }
 
-    async fn read_one(
+    pub(crate) async fn read_one(
         &self,
         client: &Checkout,
         environment_id: &str,
@@ -294,7 +332,7 @@ impl Store {
         row.map(|row| self.opened(&row)).transpose()
     }
 
-    fn sealed_headers(
+    pub(crate) fn sealed_headers(
         &self,
         environment_id: &str,
         webhook_id: &str,
@@ -302,6 +340,16 @@ impl Store {
     ) -> Result<Vec<u8>, StoreError> {
         let plain = serde_json::to_vec(headers).expect("pairs of texts are JSON");
         self.sealed(place(environment_id, webhook_id, "headers"), &plain)
+    }
+
+    pub(crate) fn sealed_secret(
+        &self,
+        environment_id: &str,
+        webhook_id: &str,
+        secret: &Secret,
+    ) -> Result<Vec<u8>, StoreError> {
+        let place = place(environment_id, webhook_id, "secret");
+        self.sealed(place, secret.as_str().as_bytes())
     }
 
     fn sealed(&self, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
