@@ -5,6 +5,7 @@
     reason = "a test has nothing better to do than to end there"
 )]
 
+mod api;
 mod duplicates;
 mod kit;
 mod ledger;

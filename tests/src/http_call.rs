@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty};
-use hyper::{Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{HeaderMap, Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
@@ -19,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub struct Answer {
     /// The status.
     pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
 }
@@ -28,6 +30,20 @@ impl Answer {
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
+
+    /// The body as JSON.
+    ///
+    /// # Panics
+    /// If it isn't any.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
+    }
+
+    /// A header, if it is there and text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
 }
 
 /// Sends a request without a body; `http://` only, user and password of the URL as basic authentication.
@@ -35,12 +51,30 @@ impl Answer {
 /// # Errors
 /// If there is no whole answer within 10 s.
 pub async fn call(method: Method, url: &str) -> anyhow::Result<Answer> {
-    tokio::time::timeout(LIMIT, exchange(method, url))
+    call_with(method, url, &[], "").await
+}
+
+/// The same with headers and a body.
+///
+/// # Errors
+/// If there is no whole answer within 10 s.
+pub async fn call_with(
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> anyhow::Result<Answer> {
+    tokio::time::timeout(LIMIT, exchange(method, url, headers, body.into()))
         .await
         .context("no answer in time")?
 }
 
-async fn exchange(method: Method, url: &str) -> anyhow::Result<Answer> {
+async fn exchange(
+    method: Method,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: Bytes,
+) -> anyhow::Result<Answer> {
     let uri: Uri = url.parse().context("not a URL")?;
     ensure!(uri.scheme_str() == Some("http"), "only http is spoken here");
     let authority = uri.authority().context("a URL without a host")?.as_str();
@@ -59,7 +93,10 @@ async fn exchange(method: Method, url: &str) -> anyhow::Result<Answer> {
             format!("Basic {}", base64::engine::Engine::encode(&STANDARD, user)),
         );
     }
-    let request = request.body(Empty::<Bytes>::new())?;
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(body))?;
 
     let stream = TcpStream::connect(address).await?;
     let (mut sender, connection) =
@@ -69,6 +106,7 @@ async fn exchange(method: Method, url: &str) -> anyhow::Result<Answer> {
         let body = body.collect().await?.to_bytes();
         anyhow::Ok(Answer {
             status: head.status,
+            headers: head.headers,
             body,
         })
     };

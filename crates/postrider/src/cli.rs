@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Delivers events from RabbitMQ to whoever subscribed to them, as signed webhooks.
 #[derive(Debug, Parser)]
@@ -18,14 +18,19 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run everything in one process (the worker, until the API lands).
+    /// Run everything in one process: a worker and the API.
     Serve,
     /// Run a worker: consume, match, deliver, retry.
     Worker,
+    /// Run the management API.
+    Api,
     /// Bring the database's schema up to this version.
     Migrate,
     /// Check the configuration, the connections, the schema and the keys.
     Check,
+    /// Credentials of the API.
+    #[command(subcommand)]
+    Credentials(CredentialsCommand),
     /// Events for RabbitMQ.
     #[command(subcommand)]
     Events(EventsCommand),
@@ -33,6 +38,48 @@ pub(crate) enum Command {
     Receive(ReceiveArguments),
     /// Show the whole path on real servers, in less than a minute.
     Demo(DemoArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CredentialsCommand {
+    /// Make one and print it; its secret is shown this once.
+    Create {
+        /// The tenant that it is for.
+        #[arg(long, value_name = "ENVIRONMENT", value_parser = environment)]
+        environment: String,
+        /// What it may be used for.
+        #[arg(long, value_enum)]
+        role: RoleName,
+    },
+}
+
+/// The roles by their names.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum RoleName {
+    /// Making other credentials.
+    Auth,
+    /// Subscriptions and deliveries.
+    Workbench,
+    /// Publishing events.
+    Events,
+}
+
+impl From<RoleName> for store::Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::Auth => Self::Auth,
+            RoleName::Workbench => Self::Workbench,
+            RoleName::Events => Self::Events,
+        }
+    }
+}
+
+fn environment(text: &str) -> Result<String, &'static str> {
+    if api::is_environment_id(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("an environment has 1 to 64 of A-Z, a-z, 0-9, _ and -")
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -80,14 +127,16 @@ mod tests {
         Usage: postrider [OPTIONS] <COMMAND>
 
         Commands:
-          serve    Run everything in one process (the worker, until the API lands)
-          worker   Run a worker: consume, match, deliver, retry
-          migrate  Bring the database's schema up to this version
-          check    Check the configuration, the connections, the schema and the keys
-          events   Events for RabbitMQ
-          receive  Receive webhooks, verify their signatures, print them
-          demo     Show the whole path on real servers, in less than a minute
-          help     Print this message or the help of the given subcommand(s)
+          serve        Run everything in one process: a worker and the API
+          worker       Run a worker: consume, match, deliver, retry
+          api          Run the management API
+          migrate      Bring the database's schema up to this version
+          check        Check the configuration, the connections, the schema and the keys
+          credentials  Credentials of the API
+          events       Events for RabbitMQ
+          receive      Receive webhooks, verify their signatures, print them
+          demo         Show the whole path on real servers, in less than a minute
+          help         Print this message or the help of the given subcommand(s)
 
         Options:
               --config <FILE>  Settings over the defaults; the environment (POSTRIDER__AMQP__URL, …) goes before both

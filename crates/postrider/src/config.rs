@@ -42,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) postgres: PostgresSettings,
     /// Empty where none is set: whatever touches subscriptions then refuses to start, see [`Config::store`].
     secret_keys: Vec<[u8; 32]>,
+    pub(crate) api: api::ApiSettings,
+    pub(crate) api_listen: SocketAddr,
     pub(crate) admin_listen: SocketAddr,
     pub(crate) log: LogSettings,
 }
@@ -102,6 +104,22 @@ impl Config {
         self.store_with(Keyring::without_keys())
     }
 
+    /// The API, with what takes its events to RabbitMQ.
+    ///
+    /// # Errors
+    /// No keys for tokens are set.
+    pub(crate) fn api(
+        &self,
+        store: Store,
+        publisher: tokio::sync::mpsc::Sender<api::Publication>,
+    ) -> Result<api::Api, ConfigError> {
+        api::Api::new(self.api.clone(), store, publisher).ok_or_else(|| {
+            ConfigError(vec![
+                "auth.token_keys: none is set; make one with `openssl rand -base64 32`".into(),
+            ])
+        })
+    }
+
     fn store_with(&self, keyring: Keyring) -> Result<Store, ConfigError> {
         Store::new(self.postgres.clone(), keyring)
             .map_err(|error| ConfigError(vec![error.to_string()]))
@@ -109,12 +127,16 @@ impl Config {
 }
 
 fn read(r: &mut Reader<'_>) -> Config {
+    let egress = egress(r);
+    let amqp = amqp(r);
     let config = Config {
+        api: api(r, &egress, amqp.message_bytes_max),
+        api_listen: r.address("api.listen"),
         worker: worker::Settings {
-            amqp: amqp(r),
+            amqp,
             delivery: delivery(r),
             retry: retry(r),
-            egress: egress(r),
+            egress,
             retention: worker::RetentionSettings {
                 deliveries: r.duration("retention.deliveries", DAY, YEARS),
                 payloads: r.duration("retention.payloads", DAY, YEARS),
@@ -192,12 +214,41 @@ fn retry(r: &mut Reader<'_>) -> RetryPolicy {
 }
 
 fn egress(r: &mut Reader<'_>) -> worker::EgressSettings {
-    // For the API alone: the worker sends to whatever was accepted.
-    r.boolean("egress.require_https");
     worker::EgressSettings {
         allow: r.networks("egress.allow"),
         deny: r.networks("egress.deny"),
         ca_file: r.file("egress.ca_file"),
+    }
+}
+
+fn api(
+    r: &mut Reader<'_>,
+    egress: &worker::EgressSettings,
+    message_bytes_max: usize,
+) -> api::ApiSettings {
+    if r.file("auth.jwks_file").is_some() {
+        r.fault(
+            "auth.jwks_file",
+            "an issuer of one's own is not there yet in this version",
+        );
+    }
+    api::ApiSettings {
+        token_keys: keys(
+            r,
+            "auth.token_keys",
+            |bytes| bytes.len() >= 32,
+            "at least 32 bytes",
+        ),
+        body_bytes_max: r.integer("api.body_bytes_max", 1, 1 << 30),
+        subscriptions_per_environment_max: r.integer(
+            "api.subscriptions_per_environment_max",
+            1,
+            1 << 31,
+        ),
+        require_https: r.boolean("egress.require_https"),
+        allow: egress.allow.clone(),
+        deny: egress.deny.clone(),
+        message_bytes_max,
     }
 }
 
@@ -227,18 +278,8 @@ fn is_level(text: &str) -> bool {
         && tracing_subscriber::EnvFilter::try_new(text).is_ok()
 }
 
-/// Settings that nothing reads in this process: wrong ones are told all the same.
+/// Settings of what is still to come: wrong ones are told all the same.
 fn check_of_other_parts(r: &mut Reader<'_>) {
-    r.address("api.listen");
-    r.integer::<u64>("api.body_bytes_max", 1, 1 << 30);
-    r.integer::<u64>("api.subscriptions_per_environment_max", 1, 1 << 32);
-    keys(
-        r,
-        "auth.token_keys",
-        |bytes| bytes.len() >= 32,
-        "at least 32 bytes",
-    );
-    r.file("auth.jwks_file");
     r.integer::<u64>("circuit.failures", 1, 1 << 32);
     r.duration("circuit.probe_interval", Duration::from_millis(1), DAY);
 }

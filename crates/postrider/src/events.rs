@@ -2,6 +2,7 @@
 
 mod lines;
 mod publisher;
+mod relay;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -15,6 +16,7 @@ use crate::config::Config;
 use crate::output;
 use lines::{Line, Lines};
 pub(crate) use publisher::EventPublisher;
+pub(crate) use relay::relay;
 
 /// Publishes all lines of a file, or none if one of them is no event; of standard input, all before the first bad one.
 ///

@@ -5,6 +5,7 @@ mod admin;
 mod check;
 mod cli;
 mod config;
+mod credentials;
 mod demo;
 mod events;
 mod migrate;
@@ -18,7 +19,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use cli::{Cli, Command, EventsCommand};
+use cli::{Cli, Command, CredentialsCommand, EventsCommand};
 use config::{Config, ConfigError};
 
 /// What ended well, what couldn't be done, and what was asked for wrongly.
@@ -56,8 +57,12 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         Command::Serve => serve::run(load()?, serve::Parts::All).await,
         Command::Worker => serve::run(load()?, serve::Parts::Worker).await,
+        Command::Api => serve::run(load()?, serve::Parts::Api).await,
         Command::Migrate => migrate::run(&load()?).await,
         Command::Check => check::run(&load()?).await,
+        Command::Credentials(CredentialsCommand::Create { environment, role }) => {
+            credentials::create(&load()?, &environment, role.into()).await
+        }
         Command::Events(EventsCommand::Publish { file }) => events::publish(&load()?, &file).await,
         Command::Receive(arguments) => receive::run(arguments).await,
         Command::Demo(arguments) => demo::run(load()?, arguments.keep).await,

@@ -1,15 +1,23 @@
-//! `postrider worker` and `postrider serve`: a worker with its admin listener, until it is told to stop.
+//! `postrider serve`, `worker` and `api`: a worker, the API or both, with their admin listener, until they are told to
+//! stop.
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use metrics_process::Collector;
+use store::Store;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use worker::{Readiness, Stop};
 
 use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::signals::Signals;
-use crate::telemetry;
+use crate::{events, telemetry};
+
+/// Requests with events that wait for RabbitMQ; more are refused.
+const PUBLICATIONS_MAX: usize = 64;
 
 /// What runs in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +26,8 @@ pub(crate) enum Parts {
     All,
     /// The worker alone.
     Worker,
+    /// The API alone.
+    Api,
 }
 
 /// Runs until a signal has come and what was in hand is drained.
@@ -26,13 +36,20 @@ pub(crate) enum Parts {
 /// Bad configuration, an address that is taken, or a fault of the worker's.
 pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode> {
     let store = config.store()?;
+    let (publisher, publications) = mpsc::channel(PUBLICATIONS_MAX);
+    let api = match parts {
+        Parts::All | Parts::Api => Some(config.api(store.clone(), publisher)?),
+        Parts::Worker => None,
+    };
     telemetry::log(&config.log)?;
     let signals = Signals::listen()?;
     let listener = admin::bind(config.admin_listen).await?;
     let metrics = telemetry::metrics(&config.worker.amqp.queues)?;
     let (stop, readiness) = (Stop::default(), Readiness::default());
-    for queue in &config.worker.amqp.queues {
-        readiness.not_ready(queue, "starting");
+    if parts != Parts::Api {
+        for queue in &config.worker.amqp.queues {
+            readiness.not_ready(queue, "starting");
+        }
     }
     let process = Collector::default();
     process.describe();
@@ -50,16 +67,43 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
             tracing::error!(%error, "the admin listener broke; restart to have metrics and probes again");
         }
     });
-
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %config.admin_listen, "postrider starts");
-    if parts == Parts::All {
-        tracing::info!("serve runs the worker alone: this version has no API yet");
+
+    let mut serving = JoinSet::new();
+    if let Some(api) = api {
+        let listener = bind(&config).await?;
+        tracing::info!(listen = %config.api_listen, "the API listens");
+        services.spawn(events::relay(config.worker.amqp.clone(), publications));
+        serving.spawn(api::serve(listener, api, stop.intake.clone()));
     }
-    let ended = worker::run(config.worker, store, stop, readiness).await?;
+    match parts {
+        Parts::Api => stop.intake.cancelled().await,
+        Parts::All | Parts::Worker => work(config, store, &stop, &readiness).await?,
+    }
+    readiness.not_ready("stopping", "stopping");
+    while let Some(ended) = serving.join_next().await {
+        ended?.context("the API's listener broke")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn bind(config: &Config) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(config.api_listen)
+        .await
+        .with_context(|| format!("api.listen: can't listen on {}", config.api_listen))
+}
+
+async fn work(
+    config: Config,
+    store: Store,
+    stop: &Stop,
+    readiness: &Readiness,
+) -> anyhow::Result<()> {
+    let ended = worker::run(config.worker, store, stop.clone(), readiness.clone()).await?;
     tracing::info!(
         recorded = ended.recorded,
         left_to_broker = ended.left_to_broker,
         "stopped"
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }

@@ -42,7 +42,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    pub(crate) fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+    /// A fault at that JSON pointer, which begins with `#`.
+    pub fn new(pointer: impl Into<String>, detail: impl Into<String>) -> Self {
         Self {
             pointer: pointer.into(),
             detail: detail.into(),

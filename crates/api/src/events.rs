@@ -1,0 +1,123 @@
+//! `POST /v1/{env}/events`: events by HTTP, each checked as a message is, all published or none begun. Its bytes go on as
+//! they came.
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
+use webhook::{Fault, NoEvent, decode_event};
+
+use crate::problem::Problem;
+
+/// Events of one request to be published, in order.
+#[derive(Debug)]
+pub struct Publication {
+    /// Routing key and body of each.
+    pub messages: Vec<(String, Bytes)>,
+    /// To be told when all are confirmed.
+    pub confirmed: oneshot::Sender<Result<(), EventRefused>>,
+}
+
+/// RabbitMQ didn't take all of them. Those that it did take come again with the next try, under the same ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventRefused;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Posted<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// Publishes what a body holds.
+pub(crate) async fn publish(
+    publisher: &mpsc::Sender<Publication>,
+    environment_id: &str,
+    body: &[u8],
+    message_bytes_max: usize,
+) -> Result<Value, Problem> {
+    let messages = messages(environment_id, body, message_bytes_max)?;
+    let accepted = messages.len();
+    let (confirmed, answer) = oneshot::channel();
+    let away =
+        || Problem::unavailable("RabbitMQ doesn't confirm; try again, the events keep their ids");
+    publisher
+        .try_send(Publication {
+            messages,
+            confirmed,
+        })
+        .map_err(|_| away())?;
+    match answer.await {
+        Ok(Ok(())) => Ok(json!({"data": {"accepted": accepted}})),
+        Ok(Err(EventRefused)) | Err(_) => Err(away()),
+    }
+}
+
+fn messages(
+    environment_id: &str,
+    body: &[u8],
+    message_bytes_max: usize,
+) -> Result<Vec<(String, Bytes)>, Problem> {
+    let posted: Posted<'_> =
+        serde_json::from_slice(body).map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => Problem::invalid(vec![Fault::new(
+                "#",
+                "must be {\"data\": an event or a list of events}",
+            )]),
+            _ => Problem::not_json(error.to_string()),
+        })?;
+    let text = posted.data.get();
+    let is_list = text.starts_with('[');
+    let events: Vec<&RawValue> = if is_list {
+        serde_json::from_str(text).map_err(|error| Problem::not_json(error.to_string()))?
+    } else {
+        vec![posted.data]
+    };
+    if events.is_empty() {
+        return Err(Problem::invalid(vec![Fault::new(
+            "#/data",
+            "must hold at least one event",
+        )]));
+    }
+    let mut faults = Vec::new();
+    let mut messages = Vec::with_capacity(events.len());
+    for (position, event) in events.iter().enumerate() {
+        let message = Bytes::from(format!(
+            r#"{{"environmentId":"{environment_id}","data":{}}}"#,
+            event.get()
+        ));
+        match decode_event(&message, message_bytes_max) {
+            Ok(event) => messages.push((event.event_type, message)),
+            Err(error) => {
+                let root = if is_list {
+                    format!("#/data/{position}")
+                } else {
+                    "#/data".to_owned()
+                };
+                faults.push(fault(&root, &error));
+            }
+        }
+    }
+    if faults.is_empty() {
+        Ok(messages)
+    } else {
+        Err(Problem::invalid(faults))
+    }
+}
+
+/// The decoder names a member as `data.id`; here it is a pointer.
+fn fault(root: &str, error: &NoEvent) -> Fault {
+    let member = error.detail.strip_prefix("data.").map(|rest| {
+        rest.chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || *c == '.')
+            .collect::<String>()
+    });
+    match member {
+        Some(member) => Fault::new(
+            format!("{root}/{}", member.trim_end_matches('.').replace('.', "/")),
+            error.detail.clone(),
+        ),
+        None => Fault::new(root, error.detail.clone()),
+    }
+}

@@ -1,0 +1,24 @@
+//! The management API: tokens by client credentials, credentials, subscriptions, events. Everything that it tells the
+//! worker stands in Postgres or goes through RabbitMQ; the two don't know each other.
+//!
+//! A request goes `routes` → `access` (who asks) → `body` (what is said) → one of the nouns → `store`. Whatever can't
+//! be done is a [`Problem`].
+
+mod access;
+mod body;
+mod credentials;
+mod events;
+mod oauth;
+mod problem;
+mod routes;
+mod secrets;
+mod settings;
+mod subscription_body;
+mod token;
+mod webhooks;
+
+pub use credentials::{NewCredential, new_credential};
+pub use events::{EventRefused, Publication};
+pub use problem::Problem;
+pub use routes::{Api, is_environment_id, serve};
+pub use settings::ApiSettings;

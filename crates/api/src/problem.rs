@@ -1,0 +1,192 @@
+//! What can't be done, as RFC 9457 says it: `application/problem+json`.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use store::StoreError;
+use webhook::Fault;
+
+const RETRY_AFTER_SECONDS: &str = "5";
+
+/// One problem. Its `type` is stable: `https://postrider.dev/problems/` and a name.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    name: &'static str,
+    title: &'static str,
+    detail: String,
+    faults: Vec<Fault>,
+    header: Option<(&'static str, &'static str)>,
+}
+
+impl Problem {
+    fn new(
+        status: StatusCode,
+        name: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            status,
+            name,
+            title,
+            detail: detail.into(),
+            faults: Vec::new(),
+            header: None,
+        }
+    }
+
+    fn with_header(self, name: &'static str, value: &'static str) -> Self {
+        Self {
+            header: Some((name, value)),
+            ..self
+        }
+    }
+
+    /// 400: the body isn't JSON.
+    pub(crate) fn not_json(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "not-json", "Not JSON", detail)
+    }
+
+    /// 401: no token, or a bad or expired one.
+    pub(crate) fn unauthenticated(detail: &str) -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthenticated",
+            "No valid token",
+            detail,
+        )
+        .with_header("www-authenticate", "Bearer")
+    }
+
+    /// 403: a good token of another role or environment.
+    pub(crate) fn forbidden(detail: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "Not allowed", detail)
+    }
+
+    /// 404.
+    pub(crate) fn not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "Not found",
+            "there is no such thing in this environment",
+        )
+    }
+
+    /// 405.
+    pub(crate) fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "Method not allowed",
+            "this path doesn't take this method",
+        )
+    }
+
+    /// 409: a state that forbids it.
+    pub(crate) fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", "Conflict", detail)
+    }
+
+    /// 413.
+    pub(crate) fn too_large(bytes_max: usize) -> Self {
+        let detail = format!("the body is above {bytes_max} bytes");
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            "Body too large",
+            detail,
+        )
+    }
+
+    /// 415.
+    pub(crate) fn media_type(expected: &str) -> Self {
+        let detail = format!("the content-type must be {expected}");
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "media-type",
+            "Media type not supported",
+            detail,
+        )
+    }
+
+    /// 422: JSON that is wrong; all that is wrong with it.
+    pub(crate) fn invalid(faults: Vec<Fault>) -> Self {
+        let detail = "the body is not as it must be; errors says where and why";
+        let problem = Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid",
+            "Invalid body",
+            detail,
+        );
+        Self { faults, ..problem }
+    }
+
+    /// 503: Postgres or RabbitMQ is away.
+    pub(crate) fn unavailable(detail: &str) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "Not available now",
+            detail,
+        )
+        .with_header("retry-after", RETRY_AFTER_SECONDS)
+    }
+
+    /// 500: our fault.
+    pub(crate) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Internal error",
+            "the log says what happened",
+        )
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound => Self::not_found(),
+            StoreError::Unavailable(_) | StoreError::SchemaBehind | StoreError::SchemaNewer => {
+                tracing::warn!(%error, "a request can't be answered now");
+                Self::unavailable("the database doesn't answer; try again")
+            }
+            StoreError::Refused(_) | StoreError::Unreadable { .. } => {
+                tracing::error!(%error, "a request can't be answered");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = json!({
+            "type": format!("https://postrider.dev/problems/{}", self.name),
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        if !self.faults.is_empty() {
+            let errors: Vec<Value> = self
+                .faults
+                .iter()
+                .map(|fault| json!({"pointer": fault.pointer, "detail": fault.detail}))
+                .collect();
+            body["errors"] = Value::Array(errors);
+        }
+        let kind = (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        let mut response = (self.status, [kind], body.to_string()).into_response();
+        if let Some((name, value)) = self.header {
+            response
+                .headers_mut()
+                .insert(name, HeaderValue::from_static(value));
+        }
+        response
+    }
+}

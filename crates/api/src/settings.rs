@@ -1,0 +1,31 @@
+//! What the API is told from outside, already checked.
+
+use ipnet::IpNet;
+
+/// The API's settings.
+#[derive(Clone)]
+pub struct ApiSettings {
+    /// Keys of access tokens, at least 32 bytes each: the first signs, all verify. At least one.
+    pub token_keys: Vec<Vec<u8>>,
+    /// A request body above this is refused; the events route has a limit of its own.
+    pub body_bytes_max: usize,
+    /// Subscriptions of one environment that aren't disabled.
+    pub subscriptions_per_environment_max: u32,
+    /// Whether URLs must be https.
+    pub require_https: bool,
+    /// Addresses that a URL may name although they aren't public.
+    pub allow: Vec<IpNet>,
+    /// Addresses that a URL may not name although they are public.
+    pub deny: Vec<IpNet>,
+    /// The limit on one message, which an event must fit into.
+    pub message_bytes_max: usize,
+}
+
+impl std::fmt::Debug for ApiSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiSettings")
+            .field("body_bytes_max", &self.body_bytes_max)
+            .field("require_https", &self.require_https)
+            .finish_non_exhaustive()
+    }
+}
