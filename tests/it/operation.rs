@@ -125,6 +125,56 @@ async fn check_tells_what_is_well_and_what_is_to_be_done() {
 }
 
 #[tokio::test]
+async fn keys_are_changed_without_a_stop_and_a_missing_one_is_refused() {
+    let world = World::new("rekey").await;
+    let webhook_id = world.subscribe("/hook").await;
+    let (old, new) = (
+        "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=",
+        "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
+    );
+    let keys = |keys: &[&str]| serde_json::to_string(keys).unwrap();
+    let both = keys(&[new, old]);
+    let only_new = keys(&[new]);
+    let with = |keys: &'static str| ("POSTRIDER__SECRETS__KEYS", keys);
+    let (both, only_new): (&'static str, &'static str) = (both.leak(), only_new.leak());
+
+    let refused = Postrider::run(&["worker"], &world.environment(&[with(only_new)])).await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        refused.stderr.contains("secrets.keys lacks 1 of the keys"),
+        "{}",
+        refused.stderr
+    );
+
+    let mut worker = world.worker_with(&[with(both)]).await;
+    let rekeyed = Postrider::run(&["secrets", "rekey"], &world.environment(&[with(both)])).await;
+    assert_eq!(
+        rekeyed.stdout, "encrypted 2 values anew\n",
+        "{}",
+        rekeyed.stderr
+    );
+    world.publish("card-published", "ev-1").await;
+    world
+        .wait_status(request_id(&webhook_id, "ev-1"), DeliveryStatus::Delivered)
+        .await;
+    world.stop_with_all_acked(&mut worker).await;
+
+    let mut worker = world.worker_with(&[with(only_new)]).await;
+    world.publish("card-published", "ev-2").await;
+    world
+        .wait_status(request_id(&webhook_id, "ev-2"), DeliveryStatus::Delivered)
+        .await;
+    world.stop_with_all_acked(&mut worker).await;
+    assert!(
+        world
+            .receiver
+            .requests("/hook")
+            .iter()
+            .all(crate::world::is_signed)
+    );
+}
+
+#[tokio::test]
 async fn every_series_is_there_from_the_start() {
     let world = World::new("metrics").await;
     let worker = world.worker().await;

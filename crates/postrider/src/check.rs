@@ -65,7 +65,7 @@ async fn postgres(config: &Config) -> Result<String, String> {
         .store_without_keys()
         .map_err(|error| error.to_string())?;
     match store.schema_state().await {
-        Ok(SchemaState::Current) => Ok("reached, its schema is current".into()),
+        Ok(SchemaState::Current) => keys_in(config).await,
         Ok(SchemaState::Behind) => {
             Err("its schema is older than this version: run `postrider migrate`".into())
         }
@@ -73,6 +73,20 @@ async fn postgres(config: &Config) -> Result<String, String> {
             Err("its schema is newer than this version: deploy the newer version".into())
         }
         Err(error) => Err(format!("{error}; check postgres.url")),
+    }
+}
+
+/// With the schema current, whether all keys are there that sealed something.
+async fn keys_in(config: &Config) -> Result<String, String> {
+    let Ok(store) = config.store() else {
+        return Ok("reached, its schema is current".into());
+    };
+    match store.missing_keys().await {
+        Ok(0) => Ok("reached, its schema is current, all keys are there".into()),
+        Ok(missing) => Err(format!(
+            "secrets.keys lacks {missing} of the keys that sealed subscriptions"
+        )),
+        Err(error) => Err(error.to_string()),
     }
 }
 

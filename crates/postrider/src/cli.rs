@@ -31,6 +31,9 @@ pub(crate) enum Command {
     /// Credentials of the API.
     #[command(subcommand)]
     Credentials(CredentialsCommand),
+    /// Secrets at rest.
+    #[command(subcommand)]
+    Secrets(SecretsCommand),
     /// Events for RabbitMQ.
     #[command(subcommand)]
     Events(EventsCommand),
@@ -51,6 +54,12 @@ pub(crate) enum CredentialsCommand {
         #[arg(long, value_enum)]
         role: RoleName,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SecretsCommand {
+    /// Encrypt anew, with the first of secrets.keys, all that older ones have encrypted.
+    Rekey,
 }
 
 /// The roles by their names.
@@ -133,6 +142,7 @@ mod tests {
           migrate      Bring the database's schema up to this version
           check        Check the configuration, the connections, the schema and the keys
           credentials  Credentials of the API
+          secrets      Secrets at rest
           events       Events for RabbitMQ
           receive      Receive webhooks, verify their signatures, print them
           demo         Show the whole path on real servers, in less than a minute

@@ -11,6 +11,7 @@ mod events;
 mod migrate;
 mod output;
 mod receive;
+mod secrets;
 mod serve;
 mod signals;
 mod telemetry;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use cli::{Cli, Command, CredentialsCommand, EventsCommand};
+use cli::{Cli, Command, CredentialsCommand, EventsCommand, SecretsCommand};
 use config::{Config, ConfigError};
 
 /// What ended well, what couldn't be done, and what was asked for wrongly.
@@ -63,6 +64,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Credentials(CredentialsCommand::Create { environment, role }) => {
             credentials::create(&load()?, &environment, role.into()).await
         }
+        Command::Secrets(SecretsCommand::Rekey) => secrets::rekey(&load()?).await,
         Command::Events(EventsCommand::Publish { file }) => events::publish(&load()?, &file).await,
         Command::Receive(arguments) => receive::run(arguments).await,
         Command::Demo(arguments) => demo::run(load()?, arguments.keep).await,

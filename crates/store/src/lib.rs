@@ -14,6 +14,7 @@ mod migrate;
 mod outbox;
 mod partitions;
 mod pool;
+mod rekey;
 mod seal;
 mod subscription;
 mod subscription_change;

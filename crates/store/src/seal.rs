@@ -95,6 +95,16 @@ impl Keyring {
         })
     }
 
+    /// Whether one of the keys has that id.
+    pub(crate) fn has(&self, id: &[u8]) -> bool {
+        self.keys.iter().any(|key| key.id == id)
+    }
+
+    /// The id of the key that seals, if there is one.
+    pub(crate) fn first_id(&self) -> Option<&[u8]> {
+        self.keys.first().map(|key| key.id.as_slice())
+    }
+
     /// Seals a value for its place, with the first key.
     pub(crate) fn seal(&self, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, SealError> {
         let key = self.keys.first().ok_or(SealError::NoKeys)?;

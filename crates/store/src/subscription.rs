@@ -352,6 +352,27 @@ impl Store {
         self.sealed(place, secret.as_str().as_bytes())
     }
 
+    /// The id of the key that seals.
+    pub(crate) fn first_key(&self) -> Result<&[u8], StoreError> {
+        self.inner.keyring.first_id().ok_or(StoreError::Unreadable {
+            webhook_id: "(any)".into(),
+            cause: crate::seal::SealError::NoKeys,
+        })
+    }
+
+    /// A sealed value, sealed anew with the first key.
+    pub(crate) fn resealed(
+        &self,
+        environment_id: &str,
+        webhook_id: &str,
+        column: &'static str,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, StoreError> {
+        let place = place(environment_id, webhook_id, column);
+        let plain = self.inner.keyring.open(place, sealed);
+        self.sealed(place, &plain.map_err(|cause| unreadable(place, cause))?)
+    }
+
     fn sealed(&self, place: Place<'_>, plain: &[u8]) -> Result<Vec<u8>, StoreError> {
         let sealed = self.inner.keyring.seal(place, plain);
         sealed.map_err(|cause| unreadable(place, cause))

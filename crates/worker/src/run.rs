@@ -58,6 +58,11 @@ pub enum RunError {
     /// A setting can't be used.
     #[error(transparent)]
     Sender(#[from] SenderError),
+    /// Something in the database was sealed with a key that isn't given: its subscriptions couldn't be delivered to.
+    #[error(
+        "secrets.keys lacks {0} of the keys that sealed subscriptions: give all that were ever first, or run `postrider secrets rekey` with them"
+    )]
+    KeysMissing(usize),
     /// One of its tasks ended without a stop: a fault of ours. What was in hand was drained as at a stop.
     #[error("a task of the worker ended by itself")]
     TaskEnded,
@@ -84,6 +89,11 @@ pub async fn run(
             recorded: 0,
             left_to_broker: 0,
         });
+    }
+    match store.missing_keys().await {
+        Ok(0) => {}
+        Ok(missing) => return Err(RunError::KeysMissing(missing)),
+        Err(error) => tracing::warn!(%error, "whether all keys are there can't be checked now"),
     }
     let parts = Parts::assemble(settings, store, sender, stop, readiness);
     parts.run().await
