@@ -4,6 +4,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tests::http_call::{Answer, call_with};
 use tests::postrider::Postrider;
+use tests::receiver::Reply;
 use tests::servers::free_port;
 use tests::wait::wait_until;
 
@@ -341,6 +342,79 @@ async fn a_change_is_a_merge_patch_and_a_rotation_signs_twice() {
 }
 
 #[tokio::test]
+async fn a_test_is_one_attempt_now_told_whatever_the_receiver_says() {
+    let mut t = Tenant::new("api_test").await;
+    t.world
+        .receiver
+        .script("/hook", [Reply::status(204), Reply::status(500).body("no")]);
+    let body = json!({"types": ["card-completed", "x"], "url": t.world.receiver.url("/hook"), "cardTemplateId": "c-9"});
+    let id = t.subscribe(body).await["id"].as_str().unwrap().to_owned();
+    let path = format!("/v1/env-1/webhook/{id}");
+
+    // Right after its creation, with the content-type that the seed's curl sends for no body at all.
+    let tested = t
+        .send(&t.workbench, Method::POST, &format!("{path}/test"), "")
+        .await;
+
+    assert_eq!(tested.status, 200, "{}", tested.text());
+    let tested = tested.json()["data"].clone();
+    assert_eq!(
+        (tested["outcome"].as_str(), tested["status"].as_u64()),
+        (Some("delivered"), Some(204))
+    );
+    let request = t.world.receiver.requests("/hook").remove(0);
+    assert_eq!(request.header("postrider-test"), Some("true"));
+    assert_eq!(request.header("webhook-id"), tested["requestId"].as_str());
+    let data = &request.json()["data"];
+    assert!(data["id"].as_str().unwrap().starts_with("test-"));
+    assert_eq!(
+        (
+            data["analyticsEvent"].as_str(),
+            data["cardContext"]["cardTemplateId"].as_str()
+        ),
+        (Some("card-completed"), Some("c-9"))
+    );
+
+    t.send(&t.workbench, Method::PATCH, &path, r#"{"status":"paused"}"#)
+        .await;
+    let tested = t
+        .send(&t.workbench, Method::POST, &format!("{path}/test"), "{}")
+        .await
+        .json()["data"]
+        .clone();
+    assert_eq!(
+        (
+            tested["outcome"].as_str(),
+            tested["status"].as_u64(),
+            tested["response"].as_str()
+        ),
+        (Some("http_status"), Some(500), Some("no"))
+    );
+    assert_eq!(t.world.receiver.count("/hook"), 2);
+    assert_eq!(t.serve.metric("postrider_attempts_total", &[]).await, 0.0);
+
+    t.send(&t.workbench, Method::DELETE, &path, "").await;
+    assert_eq!(
+        t.send(&t.workbench, Method::POST, &format!("{path}/test"), "")
+            .await
+            .status,
+        409
+    );
+    assert_eq!(
+        t.send(
+            &t.workbench,
+            Method::POST,
+            "/v1/env-1/webhook/nobody00/test",
+            ""
+        )
+        .await
+        .status,
+        404
+    );
+    t.world.stop_with_all_acked(&mut t.serve).await;
+}
+
+#[tokio::test]
 async fn all_that_is_wrong_is_told_at_once_by_its_pointer() {
     let t = Tenant::with(
         "api_faults",
@@ -658,6 +732,20 @@ async fn the_api_alone_is_ready_without_the_broker_and_says_503_for_events() {
 
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert!(refused.header("retry-after").is_some());
+    // Nobody takes a test, so it is void.
+    let id = world.subscribe("/hook").await;
+    let workbench = format!(
+        "Bearer {}",
+        Tenant::first_token(&world, &base, ENV, "workbench").await
+    );
+    let test = format!("{base}/v1/env-1/webhook/{id}/test");
+    let bearer = [("authorization", workbench.as_str())];
+    let waited = call_with(Method::POST, &test, &bearer, "").await.unwrap();
+    assert_eq!(waited.status, 504);
+    assert_eq!(
+        world.number("SELECT count(*) FROM test_deliveries").await,
+        0
+    );
     api.terminate();
     assert!(api.wait(SOON).await.success());
 

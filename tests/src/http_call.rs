@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 /// The whole exchange.
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_secs(20);
 
 /// What came back.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Answer {
 /// Sends a request without a body; `http://` only, user and password of the URL as basic authentication.
 ///
 /// # Errors
-/// If there is no whole answer within 10 s.
+/// If there is no whole answer within 20 s.
 pub async fn call(method: Method, url: &str) -> anyhow::Result<Answer> {
     call_with(method, url, &[], "").await
 }
@@ -57,7 +57,7 @@ pub async fn call(method: Method, url: &str) -> anyhow::Result<Answer> {
 /// The same with headers and a body.
 ///
 /// # Errors
-/// If there is no whole answer within 10 s.
+/// If there is no whole answer within 20 s.
 pub async fn call_with(
     method: Method,
     url: &str,

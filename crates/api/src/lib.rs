@@ -14,6 +14,7 @@ mod routes;
 mod secrets;
 mod settings;
 mod subscription_body;
+mod test_delivery;
 mod token;
 mod webhooks;
 

@@ -134,6 +134,16 @@ impl Problem {
         .with_header("retry-after", RETRY_AFTER_SECONDS)
     }
 
+    /// 504: somebody else was waited for in vain.
+    pub(crate) fn timed_out(detail: &str) -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timed-out",
+            "Waited in vain",
+            detail,
+        )
+    }
+
     /// 500: our fault.
     pub(crate) fn internal() -> Self {
         Self::new(

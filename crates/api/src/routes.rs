@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use bytes::Bytes;
@@ -29,6 +29,7 @@ use crate::oauth::{self, TokenLimits};
 use crate::problem::Problem;
 use crate::settings::ApiSettings;
 use crate::subscription_body::UrlRules;
+use crate::test_delivery;
 use crate::token::TokenKeys;
 use crate::webhooks::Webhooks;
 
@@ -37,7 +38,7 @@ const ENVIRONMENT_ID_BYTES_MAX: usize = 64;
 const TOKEN_BODY_BYTES_MAX: usize = 16 << 10;
 /// Events come in lists.
 const EVENTS_BODY_BYTES_MAX: usize = 4 << 20;
-/// Of a whole request, its body included.
+/// Of a whole request, its body included; a test waits longer by the limit on an attempt.
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the routes share.
@@ -144,6 +145,7 @@ pub async fn serve(
 }
 
 fn router(api: Api) -> Router {
+    let limit = REQUEST_LIMIT + api.settings.attempt_max;
     Router::new()
         .route("/oauth2/token", post(token))
         .route("/v1/{env}/credentials", post(create_credential))
@@ -154,10 +156,11 @@ fn router(api: Api) -> Router {
             get(show).patch(change).delete(remove),
         )
         .route("/v1/{env}/webhook/{id}/secret/rotate", post(rotate))
+        .route("/v1/{env}/webhook/{id}/test", post(test))
         .route("/v1/{env}/events", post(publish))
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        .layer(from_fn(manners))
+        .layer(from_fn_with_state(limit, manners))
         .with_state(Arc::new(api))
 }
 
@@ -268,6 +271,21 @@ async fn rotate(
     ))
 }
 
+async fn test(
+    State(api): Shared,
+    Path((env, id)): Path<(String, String)>,
+    request: Request,
+) -> Answer {
+    let asked = api.workbench(request, &env).await?;
+    let object = body::optional_object(&asked.headers, &asked.body)?;
+    let faults = body::unknown_keys(&object, &[]);
+    if !faults.is_empty() {
+        return Err(Problem::invalid(faults));
+    }
+    let tested = test_delivery::test(&api.store, &env, &id, api.settings.attempt_max).await?;
+    Ok(json(StatusCode::OK, &tested))
+}
+
 async fn publish(State(api): Shared, Path(env): Path<String>, request: Request) -> Answer {
     let asked = api
         .admit(request, &env, Role::Events, EVENTS_BODY_BYTES_MAX)
@@ -300,11 +318,11 @@ fn json(status: StatusCode, body: &Value) -> Response {
 }
 
 /// What all requests have in common. The log line has the path, but neither query nor headers.
-async fn manners(request: Request, next: Next) -> Response {
+async fn manners(State(limit): State<Duration>, request: Request, next: Next) -> Response {
     let began = Instant::now();
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let id = Uuid::new_v4().to_string();
-    let mut response = match tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await {
+    let mut response = match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Problem::unavailable("it took too long").into_response(),
     };

@@ -17,6 +17,8 @@ pub struct ApiSettings {
     pub allow: Vec<IpNet>,
     /// Addresses that a URL may not name although they are public.
     pub deny: Vec<IpNet>,
+    /// The limit on an attempt, which a test waits for.
+    pub attempt_max: std::time::Duration,
     /// The limit on one message, which an event must fit into.
     pub message_bytes_max: usize,
 }

@@ -65,7 +65,7 @@ pub(crate) fn show(stored: &StoredSubscription) -> Value {
 }
 
 /// RFC 3339, UTC, exactly milliseconds.
-fn instant(at: OffsetDateTime) -> String {
+pub(crate) fn instant(at: OffsetDateTime) -> String {
     let format =
         format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
     at.to_offset(time::UtcOffset::UTC)

@@ -129,12 +129,13 @@ impl Config {
 fn read(r: &mut Reader<'_>) -> Config {
     let egress = egress(r);
     let amqp = amqp(r);
+    let delivery = delivery(r);
     let config = Config {
-        api: api(r, &egress, amqp.message_bytes_max),
+        api: api(r, &egress, amqp.message_bytes_max, delivery.timeout),
         api_listen: r.address("api.listen"),
         worker: worker::Settings {
             amqp,
-            delivery: delivery(r),
+            delivery,
             retry: retry(r),
             egress,
             retention: worker::RetentionSettings {
@@ -225,6 +226,7 @@ fn api(
     r: &mut Reader<'_>,
     egress: &worker::EgressSettings,
     message_bytes_max: usize,
+    attempt_max: Duration,
 ) -> api::ApiSettings {
     if r.file("auth.jwks_file").is_some() {
         r.fault(
@@ -248,6 +250,7 @@ fn api(
         require_https: r.boolean("egress.require_https"),
         allow: egress.allow.clone(),
         deny: egress.deny.clone(),
+        attempt_max,
         message_bytes_max,
     }
 }

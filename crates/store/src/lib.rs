@@ -18,6 +18,7 @@ mod rekey;
 mod seal;
 mod subscription;
 mod subscription_change;
+mod test_delivery;
 mod tls;
 mod url;
 
@@ -34,3 +35,4 @@ pub use pool::{PostgresSettings, Store};
 pub use seal::{Keyring, SealError};
 pub use subscription::{NewSubscription, StoredSubscription};
 pub use subscription_change::Changed;
+pub use test_delivery::{TestDelivery, TestProgress, TestResult};

@@ -19,6 +19,8 @@ use crate::pool::{CONNECT_LIMIT, SESSION, Store};
 const SUBSCRIPTIONS: &str = "postrider_subscriptions";
 /// Channel that says: something became due. Carries nothing.
 const DUE: &str = "postrider_due";
+/// Channel that says: a test was asked for. Carries nothing.
+pub(crate) const TESTS: &str = "postrider_tests";
 /// Silent for so long, the connection is probed.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Limit on the probe's answer.
@@ -31,6 +33,8 @@ pub enum Notice {
     SubscriptionsChanged(String),
     /// Something became due before its time, or was given back: a claim is worth it now.
     Due,
+    /// A test was asked for.
+    TestAsked,
 }
 
 type Messages = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
@@ -63,7 +67,7 @@ impl Store {
             connection,
             told: VecDeque::new(),
         };
-        let listen = format!("{SESSION}; LISTEN {SUBSCRIPTIONS}; LISTEN {DUE}");
+        let listen = format!("{SESSION}; LISTEN {SUBSCRIPTIONS}; LISTEN {DUE}; LISTEN {TESTS}");
         limited(listener.run(&listen)).await?;
         Ok(listener)
     }
@@ -84,6 +88,7 @@ impl Listener {
                         return Ok(Notice::SubscriptionsChanged(environment_id));
                     }
                     DUE => return Ok(Notice::Due),
+                    TESTS => return Ok(Notice::TestAsked),
                     _ => {}
                 }
             }

@@ -25,6 +25,7 @@ mod run;
 mod send;
 mod settings;
 mod subscriptions;
+mod test_run;
 pub mod topology;
 mod upkeep;
 

@@ -27,6 +27,7 @@ use crate::readiness::Readiness;
 use crate::send::{Sender, SenderError};
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
+use crate::test_run::TestRunner;
 use crate::upkeep::Upkeep;
 
 /// A lease exceeds the attempt's limit by so much: time to begin, and to commit.
@@ -297,7 +298,21 @@ impl Parts {
         let (publisher, amqp) = (Arc::clone(&self.publisher), self.settings.amqp.clone());
         services.spawn(async move { publisher.keep(&amqp).await });
         let (subscriptions, due) = (Arc::clone(&self.subscriptions), Arc::clone(&self.due));
-        services.spawn(async move { subscriptions.watch(&due).await });
+        let tests_asked = Arc::new(Notify::new());
+        let asked = Arc::clone(&tests_asked);
+        services.spawn(async move { subscriptions.watch(&due, &asked).await });
+        let tests = TestRunner {
+            store: self.store.clone(),
+            subscriptions: Arc::clone(&self.subscriptions),
+            deliverer: Arc::clone(&self.deliverer),
+            tracker: self.tracker.clone(),
+            asked: tests_asked,
+        };
+        let stop = self.stop.clone();
+        services.spawn(async move {
+            tests.run().await;
+            stop.abort.cancelled().await;
+        });
         let outbox = Outbox {
             store: self.store.clone(),
             publisher: Arc::clone(&self.publisher),

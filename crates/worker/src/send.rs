@@ -32,6 +32,7 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const POSTRIDER_ATTEMPT: HeaderName = HeaderName::from_static("postrider-attempt");
+const POSTRIDER_TEST: HeaderName = HeaderName::from_static("postrider-test");
 const USER_AGENT_VALUE: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 
 /// The start of a response's body that the log keeps.
@@ -112,11 +113,29 @@ impl Sender {
         envelope: Envelope,
         attempt: u32,
     ) -> Sent {
+        let request = build_request(endpoint, request_id, envelope, attempt, SystemTime::now());
+        self.send(request).await
+    }
+
+    /// The one attempt of a test, which its request says.
+    pub(crate) async fn test(
+        &self,
+        endpoint: &Endpoint,
+        request_id: RequestId,
+        envelope: Envelope,
+    ) -> Sent {
+        let mut request = build_request(endpoint, request_id, envelope, 1, SystemTime::now());
+        if let Some(request) = &mut request {
+            let headers = request.headers_mut();
+            headers.insert(POSTRIDER_TEST, HeaderValue::from_static("true"));
+        }
+        self.send(request).await
+    }
+
+    async fn send(&self, request: Option<Request<EnvelopeBody>>) -> Sent {
         let began = Instant::now();
         let deadline = began + self.timeout;
-        let Some(request) =
-            build_request(endpoint, request_id, envelope, attempt, SystemTime::now())
-        else {
+        let Some(request) = request else {
             return Sent::failed(Outcome::Protocol, "the url can't be read", began);
         };
         match tokio::time::timeout_at(deadline, self.client.request(request)).await {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
 use store::{Notice, Store, StoreError};
+use tokio::sync::Notify;
 use webhook::{Event, SubscriptionIndex};
 
 use crate::claim::DueSignal;
@@ -129,8 +130,8 @@ impl Subscriptions {
     }
 
     /// Keeps the cache current, for ever: listens, forgets what was loaded before it listened, then each changed
-    /// environment. Also wakes the claim when another process made a delivery due.
-    pub(crate) async fn watch(&self, due: &DueSignal) {
+    /// environment. Also wakes the claim when another process made a delivery due, and who runs the tests.
+    pub(crate) async fn watch(&self, due: &DueSignal, tests: &Notify) {
         loop {
             match self.store.listen().await {
                 Ok(mut listener) => {
@@ -140,6 +141,7 @@ impl Subscriptions {
                         match listener.next().await {
                             Ok(Notice::SubscriptionsChanged(id)) => self.forget(&id),
                             Ok(Notice::Due) => due.now(),
+                            Ok(Notice::TestAsked) => tests.notify_one(),
                             Err(error) => break error,
                         }
                     };
