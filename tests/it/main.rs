@@ -7,6 +7,7 @@
 
 mod api;
 mod duplicates;
+mod faults;
 mod kit;
 mod ledger;
 mod matching;

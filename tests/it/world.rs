@@ -171,7 +171,8 @@ impl World {
     }
 }
 
-async fn declare(broker: &Broker, url: &str) {
+/// Declares what the product consumes and publishes to.
+pub(crate) async fn declare(broker: &Broker, url: &str) {
     let settings = worker::AmqpSettings {
         url: url.into(),
         ca_file: None,
@@ -185,6 +186,18 @@ async fn declare(broker: &Broker, url: &str) {
     worker::topology::declare(&channel, &settings)
         .await
         .unwrap();
+}
+
+/// The environment of a worker between those servers, with the settings of every test.
+pub(crate) fn test_settings<'a>(
+    amqp_url: &'a str,
+    postgres_url: &'a str,
+) -> Vec<(&'a str, &'a str)> {
+    let servers = [
+        ("POSTRIDER__AMQP__URL", amqp_url),
+        ("POSTRIDER__POSTGRES__URL", postgres_url),
+    ];
+    servers.into_iter().chain(SETTINGS).collect()
 }
 
 /// A store with the key of every test's worker.

@@ -12,12 +12,16 @@ use crate::config::LogSettings;
 /// Recorded values are gathered so often, so that they don't pile up when nobody scrapes.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
+/// Libraries that log what their callers are told too, and log once more.
+const QUIET: &str = "lapin=off,deadpool=off,refinery_core=warn";
+
 /// Sets up the log.
 ///
 /// # Errors
 /// It is set up already, or the level can't be read.
 pub(crate) fn log(settings: &LogSettings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.level)?;
+    // What goes before can be overridden by what follows.
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", settings.level))?;
     let lines = fmt::layer().with_writer(std::io::stderr);
     let lines = if settings.json {
         lines.json().flatten_event(true).boxed()

@@ -64,6 +64,20 @@ pub async fn connect(settings: &AmqpSettings, name: &str) -> Result<Connection, 
     }
 }
 
+/// Waits for answers of the broker: one that is still recovering may take a connection and then say nothing, and its
+/// heartbeats go on all the same.
+///
+/// # Errors
+/// The answer's, or `TimedOut` after 10 s.
+pub(crate) async fn answered<T, E: Into<ConnectError>>(
+    answer: impl Future<Output = Result<T, E>>,
+) -> Result<T, ConnectError> {
+    match tokio::time::timeout(CONNECT_LIMIT, answer).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => Err(ConnectError::TimedOut),
+    }
+}
+
 /// An endless iterator of waits.
 pub(crate) type Pauses = ExponentialBackoff;
 

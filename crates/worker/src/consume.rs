@@ -1,8 +1,10 @@
 //! One queue: connect, declare, consume, ack; and on any error or end of the stream drop the connection, back off, and
 //! begin anew, for as long as it takes. A settle that comes for a channel that is gone is dropped, never carried over.
 //!
-//! A consumer starts with prefetch 1 and widens only after a message that wasn't redelivered three times, so that in a
-//! crash loop only the message that kills the process climbs to the broker's delivery limit.
+//! A consumer starts with prefetch 1 and widens at once after a message that wasn't redelivered three times. While all
+//! that come were, it widens twofold for each windowful that was settled: in a crash loop the message that kills the
+//! process is soon alone in the window, so that only it climbs to the broker's delivery limit; and a window that was
+//! redelivered because the broker was cut off three times is not taken one by one for hours.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use webhook::NoEventReason;
 
 use crate::ack::AckWindow;
-use crate::broker::{ConnectError, Pauses, connect, pauses};
+use crate::broker::{ConnectError, Pauses, answered, connect, pauses};
 use crate::dead_letter::DeadLetters;
 use crate::ingest::{Incoming, Ingest};
 use crate::message::{Hold, Verdict, Verdicts};
@@ -54,7 +56,10 @@ struct Session {
     window: AckWindow,
     verdicts: Verdicts,
     heard: mpsc::UnboundedReceiver<Verdict>,
-    wide: bool,
+    /// What the consumer was told.
+    prefetch: u16,
+    /// Messages settled since it was.
+    settled: u16,
     /// Given back while stopping: closing the channel returns them.
     left: u64,
 }
@@ -92,9 +97,13 @@ impl QueueConsumer {
     async fn session(&self, waits: &mut Pauses) -> Result<u64, ConnectError> {
         let name = format!("postrider worker {}", self.queue);
         let connection = connect(&self.settings, &name).await?;
-        let channel = connection.create_channel().await?;
-        topology::ensure(&channel, &self.settings).await?;
-        let consumer = self.consume(&channel, 1).await?;
+        let (channel, consumer) = answered(async {
+            let channel = connection.create_channel().await?;
+            topology::ensure(&channel, &self.settings).await?;
+            let consumer = self.consume(&channel, 1).await?;
+            Ok::<_, lapin::Error>((channel, consumer))
+        })
+        .await?;
         self.readiness.ready(&self.queue);
         tracing::info!(queue = self.queue, "consuming");
         let (verdicts, heard) = mpsc::unbounded_channel();
@@ -104,7 +113,8 @@ impl QueueConsumer {
             window: AckWindow::new(self.settings.prefetch),
             verdicts,
             heard,
-            wide: false,
+            prefetch: 1,
+            settled: 0,
             left: 0,
         };
 
@@ -147,14 +157,21 @@ impl QueueConsumer {
                 delivery = session.consumer.next() => match delivery {
                     Some(delivery) => {
                         let delivery = delivery?;
-                        self.widen(session, &delivery).await?;
+                        let suspected = delivery_count(&delivery) >= SUSPECT_COUNT;
                         self.take(session, delivery);
+                        if !suspected {
+                            self.widen(session, self.settings.prefetch).await?;
+                        }
                     }
                     None => return Err(ConnectError::Cancelled),
                 },
                 () = tokio::time::sleep(look_again.min(Duration::from_secs(3600))) => {}
             }
             self.ack(session).await?;
+            if session.settled >= session.prefetch {
+                self.widen(session, session.prefetch.saturating_mul(2))
+                    .await?;
+            }
         }
     }
 
@@ -182,20 +199,22 @@ impl QueueConsumer {
         Ok(session.left + session.window.unacked() as u64)
     }
 
-    /// From prefetch 1 to the configured one, after the first message that isn't suspected.
-    async fn widen(&self, session: &mut Session, delivery: &Delivery) -> Result<(), lapin::Error> {
-        if session.wide || delivery_count(delivery) >= SUSPECT_COUNT {
+    /// Consumes with a larger prefetch, at most the configured one.
+    async fn widen(&self, session: &mut Session, prefetch: u16) -> Result<(), ConnectError> {
+        session.settled = 0;
+        let prefetch = prefetch.min(self.settings.prefetch);
+        if prefetch <= session.prefetch {
             return Ok(());
         }
         let narrow = session.consumer.tag();
-        session
-            .channel
-            .basic_cancel(narrow, BasicCancelOptions::default())
-            .await?;
-        session.consumer = self
-            .consume(&session.channel, self.settings.prefetch)
-            .await?;
-        session.wide = true;
+        let options = BasicCancelOptions::default();
+        answered(session.channel.basic_cancel(narrow, options)).await?;
+        // What was on its way to the narrow consumer; its stream ends behind that.
+        while let Some(delivery) = session.consumer.next().await {
+            self.take(session, delivery?);
+        }
+        session.consumer = answered(self.consume(&session.channel, prefetch)).await?;
+        session.prefetch = prefetch;
         Ok(())
     }
 
@@ -212,7 +231,10 @@ impl QueueConsumer {
 
     async fn hear(&self, session: &mut Session, verdict: Verdict) -> Result<(), lapin::Error> {
         match verdict {
-            Verdict::Settled(tag) => session.window.settled(tag, Instant::now()),
+            Verdict::Settled(tag) => {
+                session.settled = session.settled.saturating_add(1);
+                session.window.settled(tag, Instant::now());
+            }
             Verdict::Refused(hold) => {
                 let dead_letters = Arc::clone(&self.dead_letters);
                 self.tracker.spawn(async move {

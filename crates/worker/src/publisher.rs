@@ -8,7 +8,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{Notify, watch};
 
-use crate::broker::{connect, pauses};
+use crate::broker::{answered, connect, pauses};
 use crate::settings::AmqpSettings;
 use crate::topology;
 
@@ -106,11 +106,15 @@ impl Publisher {
     /// One connection, until something on it fails.
     async fn session(&self, settings: &AmqpSettings) -> Result<(), crate::broker::ConnectError> {
         let connection = connect(settings, "postrider publisher").await?;
-        let channel = connection.create_channel().await?;
-        topology::ensure(&channel, settings).await?;
-        channel
-            .confirm_select(ConfirmSelectOptions::default())
-            .await?;
+        let channel = answered(async {
+            let channel = connection.create_channel().await?;
+            topology::ensure(&channel, settings).await?;
+            channel
+                .confirm_select(ConfirmSelectOptions::default())
+                .await?;
+            Ok::<_, lapin::Error>(channel)
+        })
+        .await?;
         self.channel.send_replace(Some(channel));
         self.failed.notified().await;
         // Dropped rather than closed: a broker that failed may never answer.
