@@ -337,11 +337,13 @@ impl Demo {
     async fn stay(&self) -> anyhow::Result<()> {
         let mut signals = Signals::listen()?;
         let (amqp, postgres) = (&self.config.worker.amqp.url, &self.config.postgres.url);
+        let program = std::env::current_exe()?;
         output::line(&format!(
             "\nStill running; Ctrl-C ends it.\n  metrics    http://{admin}/metrics\n  readiness  http://{admin}/readyz\n  \
              RabbitMQ   {amqp}\n  Postgres   {postgres}\n  receivers  http://{receiver}/…\n\nPublish more (with new ids, or it \
-             is the same delivery):\n  sed s/ev-/more-/ examples/events.ndjson | POSTRIDER__AMQP__URL='{amqp}' postrider events \
+             is the same delivery):\n  sed s/ev-/more-/ examples/events.ndjson | POSTRIDER__AMQP__URL='{amqp}' {program} events \
              publish -",
+            program = program.display(),
             admin = self.admin,
             receiver = self.receiver,
         ))?;
