@@ -225,6 +225,8 @@ impl Parts {
 
         // Nothing of this ends by itself; if it does, drain as at a stop, and say so.
         let fault = tokio::select! {
+            // First: an idle consumer may have ended by the stop before this is looked at.
+            biased;
             () = self.stop.intake.cancelled() => false,
             _ = services.join_next() => true,
             _ = consumers.join_next() => true,
