@@ -130,7 +130,13 @@ impl From<tokio_postgres::Error> for StoreError {
         let error = PostgresError::from(&error);
         match error.sqlstate.as_ref() {
             Some(&SqlState::UNDEFINED_TABLE | &SqlState::UNDEFINED_COLUMN) => Self::SchemaBehind,
-            Some(state) if matches!(&state.code()[..2], "22" | "23" | "54") => Self::Refused(error),
+            // No fault of the data: a day without its partition passes.
+            Some(state)
+                if matches!(&state.code()[..2], "22" | "23" | "54")
+                    && !error.is_missing_partition() =>
+            {
+                Self::Refused(error)
+            }
             _ => Self::Unavailable(Unavailable::Server(error)),
         }
     }

@@ -62,7 +62,8 @@ impl AckWindow {
         }
     }
 
-    /// This message was given back (nack): it is no longer in the window.
+    /// The broker has this message back: its nack has been sent, so it is no longer in the window. Never before that: a
+    /// `multiple` that goes over a tag acks it.
     pub(crate) fn given_back(&mut self, number: u64) {
         if let Some(tag) = self.find(number) {
             tag.acked = true;

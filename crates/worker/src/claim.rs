@@ -93,7 +93,8 @@ impl Claimer {
             tokio::select! {
                 biased;
                 () = self.deliverer.stop.cancelled() => return,
-                () = self.due.wait(latest) => {}
+                // While the ledger takes no outcomes nothing is claimed: what waits at the gate uses up its claims.
+                () = async { self.due.wait(latest).await; self.deliverer.gate.wait_open().await } => {}
             }
             match self.claim().await {
                 Ok(pause) => {

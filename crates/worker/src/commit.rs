@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use store::{Record, Step, Store, StoreError, Written};
+use store::{Record, Step, Store, StoreError, Unavailable, Written};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use webhook::DeliveryStatus;
@@ -193,7 +193,9 @@ impl Committer {
                     waits = pauses();
                     self.release(&group, &written);
                 }
-                Err(StoreError::Refused { .. }) if group.len() > 1 => {
+                Err(
+                    StoreError::Refused { .. } | StoreError::Unavailable(Unavailable::TimedOut(_)),
+                ) if group.len() > 1 => {
                     // The later half below the earlier: records of one delivery keep their order.
                     groups.push(group.split_off(group.len() / 2));
                     groups.push(group);

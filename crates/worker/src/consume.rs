@@ -182,7 +182,7 @@ impl QueueConsumer {
             .channel
             .basic_cancel(tag, BasicCancelOptions::default())
             .await?;
-        while session.window.unacked() > 0 {
+        while session.window.unacked() as u64 > session.left {
             let look_again = session.window.look_again().unwrap_or(CLOSE_LIMIT);
             tokio::select! {
                 biased;
@@ -196,7 +196,7 @@ impl QueueConsumer {
             }
             self.ack(session).await?;
         }
-        Ok(session.left + session.window.unacked() as u64)
+        Ok(session.window.unacked() as u64)
     }
 
     /// Consumes with a larger prefetch, at most the configured one.
@@ -244,26 +244,30 @@ impl QueueConsumer {
                 });
             }
             Verdict::Dropped(tag) => {
-                session.window.given_back(tag);
+                // It stays in the window until the broker has it back: no `multiple` may go over it.
                 if self.stop.intake.is_cancelled() {
                     session.left += 1;
                 } else {
-                    self.give_back(session.channel.clone(), tag);
+                    self.give_back(session.verdicts.clone(), tag);
                 }
+            }
+            Verdict::GiveBack(tag) => {
+                let options = BasicNackOptions {
+                    requeue: true,
+                    ..BasicNackOptions::default()
+                };
+                session.channel.basic_nack(tag, options).await?;
+                session.window.given_back(tag);
             }
         }
         Ok(())
     }
 
-    fn give_back(&self, channel: Channel, tag: u64) {
+    fn give_back(&self, verdicts: Verdicts, tag: u64) {
         self.tracker.spawn(async move {
             tokio::time::sleep(GIVE_BACK_PAUSE).await;
-            let options = BasicNackOptions {
-                requeue: true,
-                ..BasicNackOptions::default()
-            };
             // On a dead channel the broker has it back already.
-            drop(channel.basic_nack(tag, options).await);
+            drop(verdicts.send(Verdict::GiveBack(tag)));
         });
     }
 

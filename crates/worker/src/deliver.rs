@@ -141,10 +141,11 @@ impl Deliverer {
                 .await;
             return;
         };
+        let covered_until = claimed_at + self.lease.saturating_sub(self.timeout);
         let opens = tokio::select! {
             biased;
             () = self.stop.cancelled() => false,
-            () = self.gate.wait_open() => true,
+            opened = tokio::time::timeout_at(covered_until.into(), self.gate.wait_open()) => opened.is_ok(),
         };
         let covered = claimed_at.elapsed() + self.timeout <= self.lease;
         if opens && covered {

@@ -15,6 +15,8 @@ pub(crate) enum Verdict {
     Settled(u64),
     /// Some of it was dropped: give it back to the broker.
     Dropped(u64),
+    /// Its pause is over: the nack may go out now.
+    GiveBack(u64),
     /// Postgres refused it for its data: dead-letter it, then ack.
     Refused(Box<Hold>),
 }

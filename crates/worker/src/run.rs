@@ -339,12 +339,8 @@ impl Parts {
             due: Arc::clone(&self.due),
             tracker: self.tracker.clone(),
         };
-        let stop = self.stop.clone();
-        services.spawn(async move {
-            claimer.run().await;
-            // It ends with intake; as a service it stays, so that its end is no fault.
-            stop.abort.cancelled().await;
-        });
+        // Of the tracker: what a claim that is under way at a stop brings must be handed back before the last commit.
+        self.tracker.spawn(claimer.run());
         services
     }
 }

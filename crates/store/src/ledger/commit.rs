@@ -51,7 +51,7 @@ impl Store {
                 {
                     conflicts += 1;
                 }
-                Err(StoreError::Refused(error))
+                Err(StoreError::Unavailable(Unavailable::Server(error)))
                     if error.is_missing_partition() && !partitions_made =>
                 {
                     drop(client);
