@@ -61,13 +61,7 @@ impl Store {
     /// A connection of the pool; waits for one within the pool's own limits.
     pub(crate) async fn checkout(&self) -> Result<Checkout, StoreError> {
         // The pool's own limits leave out what it runs on a new connection.
-        let object = match tokio::time::timeout(OPERATION_LIMIT, self.inner.pool.get()).await {
-            Ok(object) => object?,
-            Err(_) => {
-                let limit = Unavailable::TimedOut(OPERATION_LIMIT);
-                return Err(StoreError::Unavailable(limit));
-            }
-        };
+        let object = limited(async { Ok(self.inner.pool.get().await?) }).await?;
         Ok(Checkout {
             object: Some(object),
         })

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use crate::checkout::limited;
-use crate::error::{StoreError, Unavailable};
+use crate::error::StoreError;
 use crate::pool::Store;
 
 /// What a credential may be used for.
@@ -113,11 +113,11 @@ impl Store {
             Ok(Credential {
                 environment_id: row.get(0),
                 client_id: client_id.to_owned(),
-                role: Role::parse(row.get(1)).ok_or(unexpected("role"))?,
+                role: Role::parse(row.get(1)).ok_or_else(|| StoreError::unexpected("role"))?,
                 secret_hash: row
                     .get::<_, &[u8]>(2)
                     .try_into()
-                    .map_err(|_| unexpected("secret_hash"))?,
+                    .map_err(|_| StoreError::unexpected("secret_hash"))?,
             })
         })
         .transpose()
@@ -147,8 +147,4 @@ impl Store {
             _ => Ok(()),
         }
     }
-}
-
-fn unexpected(what: &'static str) -> StoreError {
-    StoreError::Unavailable(Unavailable::Answer(what))
 }

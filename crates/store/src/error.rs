@@ -84,7 +84,7 @@ impl PostgresError {
     }
 
     /// A history row has no partition for its day.
-    pub(crate) fn is_missing_partition(&self) -> bool {
+    fn is_missing_partition(&self) -> bool {
         self.sqlstate.as_ref() == Some(&SqlState::CHECK_VIOLATION) && self.constraint.is_none()
     }
 
@@ -122,6 +122,18 @@ impl From<&tokio_postgres::Error> for PostgresError {
             constraint: db.constraint().map(str::to_owned),
             text,
         }
+    }
+}
+
+impl StoreError {
+    /// The server answered what this program doesn't know: a newer one wrote it, or something is badly wrong.
+    pub(crate) fn unexpected(what: &'static str) -> Self {
+        Self::Unavailable(Unavailable::Answer(what))
+    }
+
+    /// A history row has no partition for its day: one is to be made.
+    pub(crate) fn is_missing_partition(&self) -> bool {
+        matches!(self, Self::Unavailable(Unavailable::Server(error)) if error.is_missing_partition())
     }
 }
 

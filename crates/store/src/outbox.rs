@@ -14,7 +14,7 @@ use uuid::Uuid;
 use webhook::{DeadReason, RequestId};
 
 use crate::checkout::limited;
-use crate::error::{StoreError, Unavailable};
+use crate::error::StoreError;
 use crate::pool::Store;
 
 /// RFC 3339, UTC, exactly milliseconds: as all times of the contract.
@@ -121,7 +121,7 @@ impl Store {
 }
 
 fn message(row: &Row) -> Result<OutboxMessage, StoreError> {
-    let unexpected = |what| StoreError::Unavailable(Unavailable::Answer(what));
+    let unexpected = StoreError::unexpected;
     let id: i64 = row.get(0);
     let (environment_id, webhook_id): (&str, &str) = (row.get(2), row.get(3));
     let reason: &str = row.get(4);

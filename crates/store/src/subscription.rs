@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use webhook::{Method, Secret, Status, Subscription};
 
 use crate::checkout::{Checkout, limited};
-use crate::error::{StoreError, Unavailable};
+use crate::error::StoreError;
 use crate::ledger::heads;
 use crate::pool::Store;
 use crate::seal::Place;
@@ -145,18 +145,8 @@ impl Store {
         &self,
         environment_id: &str,
     ) -> Result<Vec<Subscription>, StoreError> {
-        let client = self.checkout().await?;
-        let rows = limited(async {
-            let read = client
-                .prepared(&format!("{READ} ORDER BY s.webhook_id"))
-                .await?;
-            Ok(client.query(&read, &[&environment_id]).await?)
-        })
-        .await?;
-        client.done();
-        rows.iter()
-            .map(|row| Ok(self.opened(row)?.subscription))
-            .collect()
+        let all = self.list(environment_id).await?;
+        Ok(all.into_iter().map(|stored| stored.subscription).collect())
     }
 
     /// The same with what only the database knows, in the order of their making.
@@ -213,29 +203,6 @@ impl Store {
             &[&environment_id, &webhook_id, &status.as_str(), &reason],
         )
         .await
-    }
-
-    /// Sends it elsewhere from now on, and makes what waits due, but for what is leased at this moment. A long backlog is
-    /// made due in portions after the change itself; a crash in between leaves the rest on its schedule.
-    ///
-    /// # Errors
-    /// `NotFound`, `Unavailable`.
-    pub async fn set_url(
-        &self,
-        environment_id: &str,
-        webhook_id: &str,
-        url: &str,
-    ) -> Result<(), StoreError> {
-        const CHANGE: &str = "\
-            UPDATE subscriptions SET url = $3, updated = now() WHERE environment_id = $1 AND webhook_id = $2";
-        self.change_row(
-            environment_id,
-            webhook_id,
-            CHANGE,
-            &[&environment_id, &webhook_id, &url],
-        )
-        .await?;
-        self.hasten(environment_id, webhook_id).await
     }
 
     /// Removes it for good. What still waits for it is cancelled by [`Store::sweep`]; its history stays.
@@ -386,13 +353,14 @@ impl Store {
             plain.map_err(|cause| unreadable(place, cause))
         };
         let headers = serde_json::from_slice(&open("headers", row.get(8))?)
-            .map_err(|_| unexpected("headers"))?;
+            .map_err(|_| StoreError::unexpected("headers"))?;
         let secrets = row
             .get::<_, Vec<&[u8]>>(14)
             .into_iter()
             .map(|sealed| {
                 let text = String::from_utf8(open("secret", sealed)?);
-                text.map(Secret::new).map_err(|_| unexpected("secret"))
+                text.map(Secret::new)
+                    .map_err(|_| StoreError::unexpected("secret"))
             })
             .collect::<Result<_, _>>()?;
         Ok(StoredSubscription {
@@ -402,10 +370,12 @@ impl Store {
                 card_template_id: row.get(4),
                 action_flow_config_id: row.get(5),
                 url: row.get(6),
-                method: Method::parse(row.get(7)).ok_or_else(|| unexpected("method"))?,
+                method: Method::parse(row.get(7))
+                    .ok_or_else(|| StoreError::unexpected("method"))?,
                 headers,
                 secrets,
-                status: Status::parse(row.get(9)).ok_or_else(|| unexpected("status"))?,
+                status: Status::parse(row.get(9))
+                    .ok_or_else(|| StoreError::unexpected("status"))?,
                 environment_id,
                 id: webhook_id,
             },
@@ -430,9 +400,4 @@ fn unreadable(place: Place<'_>, cause: crate::seal::SealError) -> StoreError {
         webhook_id: place.webhook_id.to_owned(),
         cause,
     }
-}
-
-/// A word that this program doesn't know: written by a newer one.
-fn unexpected(what: &'static str) -> StoreError {
-    StoreError::Unavailable(Unavailable::Answer(what))
 }

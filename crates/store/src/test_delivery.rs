@@ -7,7 +7,7 @@ use bytes::Bytes;
 use webhook::{Outcome, RequestId};
 
 use crate::checkout::limited;
-use crate::error::{StoreError, Unavailable};
+use crate::error::StoreError;
 use crate::ledger::units::{count, milliseconds, seconds};
 use crate::listen::TESTS;
 use crate::pool::Store;
@@ -188,11 +188,8 @@ impl Store {
                 TestProgress::Waiting
             });
         };
-        let outcome = Outcome::ALL
-            .into_iter()
-            .find(|known| known.as_str() == outcome);
         Ok(TestProgress::Ended(TestResult {
-            outcome: outcome.ok_or(StoreError::Unavailable(Unavailable::Answer("outcome")))?,
+            outcome: Outcome::parse(outcome).ok_or_else(|| StoreError::unexpected("outcome"))?,
             status: row
                 .get::<_, Option<i32>>(2)
                 .and_then(|status| u16::try_from(status).ok()),

@@ -57,6 +57,13 @@ impl Outcome {
         }
     }
 
+    /// The outcome of that exact word.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|outcome| outcome.as_str() == text)
+    }
+
     /// The contract's word for it.
     pub fn as_str(self) -> &'static str {
         match self {

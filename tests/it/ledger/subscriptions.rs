@@ -100,8 +100,11 @@ async fn changes_of_what_is_not_there_are_not_found() {
         f.store.remove(ENV, "nope").await,
         Err(StoreError::NotFound)
     ));
+    let mut made = f.store.create(subscription("hook-a")).await.unwrap();
+    made.subscription.id = "nope".into();
+    made.subscription.url = "https://x".into();
     assert!(matches!(
-        f.store.set_url(ENV, "nope", "https://x").await,
+        f.store.change(&made.subscription, made.updated, 1).await,
         Err(StoreError::NotFound)
     ));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use store::Step;
+use store::{Changed, Step};
 use webhook::{DeliveryStatus, Outcome, Status};
 
 use super::fixture::*;
@@ -156,10 +156,10 @@ async fn a_changed_url_makes_what_waits_due() {
             .is_empty()
     );
 
-    f.store
-        .set_url(ENV, "hook-a", "https://example.com/other")
-        .await
-        .unwrap();
+    let mut moved = f.store.get(ENV, "hook-a").await.unwrap().unwrap();
+    moved.subscription.url = "https://example.com/other".into();
+    let changed = f.store.change(&moved.subscription, moved.updated, 1).await;
+    assert_eq!(changed.unwrap(), Changed::Done);
 
     assert_eq!(
         f.store.claim_due(limits(&[])).await.unwrap().claimed.len(),

@@ -51,9 +51,7 @@ impl Store {
                 {
                     conflicts += 1;
                 }
-                Err(StoreError::Unavailable(Unavailable::Server(error)))
-                    if error.is_missing_partition() && !partitions_made =>
-                {
+                Err(error) if error.is_missing_partition() && !partitions_made => {
                     drop(client);
                     self.ensure_partitions(0).await?;
                     partitions_made = true;

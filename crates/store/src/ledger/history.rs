@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use webhook::{DeadReason, DeliveryStatus, Outcome, RequestId};
 
 use crate::checkout::limited;
-use crate::error::{StoreError, Unavailable};
+use crate::error::StoreError;
 use crate::ledger::units::count;
 use crate::pool::Store;
 
@@ -109,7 +109,7 @@ impl Store {
                 Ok(DeliveryView {
                     request_id,
                     status: DeliveryStatus::parse(row.get(0))
-                        .ok_or(StoreError::Unavailable(Unavailable::Answer("status")))?,
+                        .ok_or_else(|| StoreError::unexpected("status"))?,
                     reason: row.get::<_, Option<&str>>(1).and_then(DeadReason::parse),
                     webhook_id: row.get(2),
                     event_id: row.get(3),
@@ -145,15 +145,11 @@ impl Store {
 }
 
 fn attempt(row: &Row) -> Result<AttemptView, StoreError> {
-    let outcome: &str = row.get(3);
     Ok(AttemptView {
         attempt: count(row.get(0)),
         started: row.get(1),
         duration_ms: count(row.get(2)),
-        outcome: Outcome::ALL
-            .into_iter()
-            .find(|known| known.as_str() == outcome)
-            .ok_or(StoreError::Unavailable(Unavailable::Answer("outcome")))?,
+        outcome: Outcome::parse(row.get(3)).ok_or_else(|| StoreError::unexpected("outcome"))?,
         status: row
             .get::<_, Option<i32>>(4)
             .and_then(|status| u16::try_from(status).ok()),

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use webhook::{DeadReason, DeliveryStatus};
 
 use crate::checkout::Checkout;
-use crate::error::{StoreError, Unavailable};
+use crate::error::StoreError;
 use crate::ledger::group::{Entry, Group};
 use crate::ledger::merge::{Place, Settled, SubscriptionState, Wait, Waiting};
 use crate::ledger::units::count;
@@ -131,7 +131,7 @@ pub(crate) fn subscription_state(status: Option<&str>, reason: Option<&str>) -> 
 fn settled(row: &Row) -> Result<Settled, StoreError> {
     let status = DeliveryStatus::parse(row.get(1));
     Ok(Settled {
-        status: status.ok_or(StoreError::Unavailable(Unavailable::Answer("status")))?,
+        status: status.ok_or_else(|| StoreError::unexpected("status"))?,
         reason: row.get::<_, Option<&str>>(2).and_then(DeadReason::parse),
         attempts: count(row.get(3)),
         new: false,

@@ -8,7 +8,7 @@
 use tokio_postgres::Row;
 
 use crate::checkout::{Checkout, limited};
-use crate::error::{StoreError, Unavailable};
+use crate::error::StoreError;
 use crate::ledger::claim::REMOVE_HEADS;
 use crate::ledger::heads::{self, Look};
 use crate::ledger::merge::{SubscriptionState, ended};
@@ -120,9 +120,7 @@ impl Store {
                     client.done();
                     return Ok(swept);
                 }
-                Err(StoreError::Unavailable(Unavailable::Server(error)))
-                    if error.is_missing_partition() && !made_partition =>
-                {
+                Err(error) if error.is_missing_partition() && !made_partition => {
                     drop(client);
                     self.ensure_partitions(0).await?;
                     made_partition = true;
