@@ -147,8 +147,8 @@ impl Deliverer {
             () = self.stop.cancelled() => false,
             opened = tokio::time::timeout_at(covered_until.into(), self.gate.wait_open()) => opened.is_ok(),
         };
-        let covered = claimed_at.elapsed() + self.timeout <= self.lease;
-        if opens && covered {
+        // An open gate is passed even after that.
+        if opens && Instant::now() <= covered_until {
             self.attempt(&endpoint, turn, place, flight).await;
         } else {
             self.record(

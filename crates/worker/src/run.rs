@@ -294,7 +294,8 @@ impl Parts {
         consumers
     }
 
-    /// What goes on until everything else has ended.
+    /// What goes on until everything else has ended. Those that bring work end with intake, and the drain waits for them
+    /// too: what a claim that is under way at the stop brings must be handed back before the last commit.
     fn services(&self) -> JoinSet<()> {
         let mut services = JoinSet::new();
         let (publisher, amqp) = (Arc::clone(&self.publisher), self.settings.amqp.clone());
@@ -310,11 +311,7 @@ impl Parts {
             tracker: self.tracker.clone(),
             asked: tests_asked,
         };
-        let stop = self.stop.clone();
-        services.spawn(async move {
-            tests.run().await;
-            stop.abort.cancelled().await;
-        });
+        services.spawn(self.tracker.track_future(tests.run()));
         let outbox = Outbox {
             store: self.store.clone(),
             publisher: Arc::clone(&self.publisher),
@@ -339,8 +336,7 @@ impl Parts {
             due: Arc::clone(&self.due),
             tracker: self.tracker.clone(),
         };
-        // Of the tracker: what a claim that is under way at a stop brings must be handed back before the last commit.
-        self.tracker.spawn(claimer.run());
+        services.spawn(self.tracker.track_future(claimer.run()));
         services
     }
 }
