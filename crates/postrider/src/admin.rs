@@ -11,14 +11,17 @@ use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_process::Collector;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use worker::Readiness;
+
+use crate::telemetry;
 
 /// What the routes tell.
 #[derive(Clone)]
-pub(crate) struct Admin {
-    pub(crate) readiness: Readiness,
-    pub(crate) metrics: PrometheusHandle,
-    pub(crate) process: Collector,
+struct Admin {
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+    process: Collector,
 }
 
 /// Binds the address.
@@ -31,11 +34,29 @@ pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("admin.listen: can't listen on {address}"))
 }
 
-/// Answers until the process ends.
-///
-/// # Errors
-/// The listener broke.
-pub(crate) async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
+/// Answers, and keeps the metrics small, until the services end.
+pub(crate) fn spawn(
+    services: &mut JoinSet<()>,
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+) {
+    let process = Collector::default();
+    process.describe();
+    services.spawn(telemetry::keep(metrics.clone()));
+    let admin = Admin {
+        readiness,
+        metrics,
+        process,
+    };
+    services.spawn(async move {
+        if let Err(error) = serve(listener, admin).await {
+            tracing::error!(%error, "the admin listener broke; restart to have metrics and probes again");
+        }
+    });
+}
+
+async fn serve(listener: TcpListener, admin: Admin) -> std::io::Result<()> {
     let routes = Router::new()
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(ready))

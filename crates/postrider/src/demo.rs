@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
-use metrics_process::Collector;
 use store::Store;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -23,11 +22,10 @@ use tracing_subscriber::{EnvFilter, Layer as _, fmt};
 use webhook::{DeliveryStatus, Event, RequestId, SigningKey, decode_event};
 use worker::{Readiness, Stop, broker, topology};
 
-use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::events::EventPublisher;
 use crate::signals::Signals;
-use crate::{COULD_NOT, output, telemetry};
+use crate::{COULD_NOT, admin, output, telemetry};
 use live::Live;
 use receiver::Receivers;
 use report::{Ending, Row};
@@ -111,19 +109,9 @@ impl Demo {
         let readiness = Readiness::default();
         let receivers = Receivers::default();
         let metrics = telemetry::metrics(&config.worker.amqp.queues)?;
-        let admin = Admin {
-            readiness: readiness.clone(),
-            metrics: metrics.clone(),
-            process: Collector::default(),
-        };
         let mut services = JoinSet::new();
         services.spawn(receivers.clone().serve(listener));
-        services.spawn(telemetry::keep(metrics));
-        services.spawn(async move {
-            if let Err(error) = admin::serve(admin_listener, admin).await {
-                tracing::error!(%error, "the admin listener broke");
-            }
-        });
+        admin::spawn(&mut services, admin_listener, readiness.clone(), metrics);
         Ok(Self {
             admin: config.admin_listen,
             config,

@@ -11,7 +11,7 @@ use axum::body::to_bytes;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use tokio::net::TcpListener;
-use webhook::{Secret, SigningKey};
+use webhook::{Secret, SigningKey, VerifyError};
 
 use crate::cli::ReceiveArguments;
 use crate::config::ConfigError;
@@ -73,15 +73,7 @@ async fn receive(
         );
     };
     let header = |name| text(&head.headers, name);
-    let verified = webhook::verify(
-        &keys,
-        header("webhook-id"),
-        header("webhook-timestamp"),
-        header("webhook-signature"),
-        &body,
-        unix_seconds(),
-        TOLERANCE_SECONDS,
-    );
+    let verified = verify(&keys, &head.headers, &body);
     let verdict = match &verified {
         Ok(()) => "ok".to_owned(),
         Err(error) => format!("INVALID ({error})"),
@@ -102,7 +94,29 @@ async fn receive(
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+/// Verifies a request as it came, at this moment.
+///
+/// # Errors
+/// Why it isn't to be believed.
+pub(crate) fn verify(
+    keys: &[SigningKey],
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<(), VerifyError> {
+    let header = |name| text(headers, name);
+    webhook::verify(
+        keys,
+        header("webhook-id"),
+        header("webhook-timestamp"),
+        header("webhook-signature"),
+        body,
+        unix_seconds(),
+        TOLERANCE_SECONDS,
+    )
+}
+
+/// A header's text; nothing if it is absent or none.
+pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers
         .get(name)
         .and_then(|value| value.to_str().ok())
@@ -132,7 +146,7 @@ fn printable(text: &str) -> String {
 }
 
 /// Seconds since 1970.
-pub(crate) fn unix_seconds() -> i64 {
+fn unix_seconds() -> i64 {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

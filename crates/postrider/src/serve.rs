@@ -4,17 +4,15 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use metrics_process::Collector;
 use store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use worker::{Readiness, Stop};
 
-use crate::admin::{self, Admin};
 use crate::config::Config;
 use crate::signals::Signals;
-use crate::{events, telemetry};
+use crate::{admin, events, telemetry};
 
 /// Requests with events that wait for RabbitMQ; more are refused.
 const PUBLICATIONS_MAX: usize = 64;
@@ -51,22 +49,10 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
             readiness.not_ready(queue, "starting");
         }
     }
-    let process = Collector::default();
-    process.describe();
 
     let mut services = JoinSet::new();
     services.spawn(signals.stop(stop.intake.clone()));
-    services.spawn(telemetry::keep(metrics.clone()));
-    let admin = Admin {
-        readiness: readiness.clone(),
-        metrics,
-        process,
-    };
-    services.spawn(async move {
-        if let Err(error) = admin::serve(listener, admin).await {
-            tracing::error!(%error, "the admin listener broke; restart to have metrics and probes again");
-        }
-    });
+    admin::spawn(&mut services, listener, readiness.clone(), metrics);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %config.admin_listen, "postrider starts");
 
     let mut serving = JoinSet::new();

@@ -13,10 +13,9 @@ use tokio::net::TcpListener;
 use webhook::SigningKey;
 
 use super::story::{Manner, RECOVERS_AT, STORIES};
-use crate::receive::unix_seconds;
+use crate::receive::{text, verify};
 
 const BODY_BYTES_MAX: usize = 2 << 20;
-const TOLERANCE_SECONDS: u64 = 300;
 
 /// What has come to one path.
 #[derive(Clone, Copy, Debug, Default)]
@@ -88,32 +87,21 @@ async fn receive(State(receivers): State<Receivers>, request: Request) -> Status
     let Ok(body) = to_bytes(body, BODY_BYTES_MAX).await else {
         return StatusCode::PAYLOAD_TOO_LARGE;
     };
-    let header = |name| {
-        head.headers
-            .get(name)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default()
-    };
     let mut paths = receivers.lock();
     let Road { key, seen } = paths.entry(story.name).or_default();
     seen.requests += 1;
-    let verified = webhook::verify(
-        key.as_slice(),
-        header("webhook-id"),
-        header("webhook-timestamp"),
-        header("webhook-signature"),
-        &body,
-        unix_seconds(),
-        TOLERANCE_SECONDS,
-    );
+    let verified = verify(key.as_slice(), &head.headers, &body);
     // The method and the header of its own are part of the story.
     let as_asked = head.method.as_str() == story.method.as_str()
-        && (story.method == webhook::Method::Post || header("x-api-key") == "demo-key");
+        && (story.method == webhook::Method::Post
+            || text(&head.headers, "x-api-key") == "demo-key");
     if verified.is_err() || !as_asked {
         return StatusCode::UNAUTHORIZED;
     }
     seen.signed += 1;
-    let attempt: u32 = header("postrider-attempt").parse().unwrap_or(0);
+    let attempt: u32 = text(&head.headers, "postrider-attempt")
+        .parse()
+        .unwrap_or(0);
     match story.manner {
         Manner::RecoversAtThird if attempt < RECOVERS_AT => StatusCode::SERVICE_UNAVAILABLE,
         Manner::NeverWell => StatusCode::INTERNAL_SERVER_ERROR,
