@@ -65,7 +65,10 @@ pub(crate) async fn token(
     query: &str,
     body: &[u8],
 ) -> Response {
-    let answer = grant(store, access, limits, headers, query, body).await;
+    let answer = match read(headers, query, body) {
+        Ok(asked) => grant(store, access, limits, &asked).await,
+        Err(refusal) => Err(refusal),
+    };
     let (status, body, retry_after) = match answer {
         Ok(token) => {
             let body = json!({"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME_SECONDS});
@@ -107,11 +110,8 @@ async fn grant(
     store: &Store,
     access: &Access,
     limits: &TokenLimits,
-    headers: &HeaderMap,
-    query: &str,
-    body: &[u8],
+    asked: &Asked,
 ) -> Result<String, Refusal> {
-    let asked = read(headers, query, body)?;
     match asked.grant_type.as_deref() {
         Some("client_credentials") => {}
         Some(_) => {
