@@ -126,17 +126,33 @@ impl Postgres {
         Databases::new(&self.url("postgres"))
     }
 
-    /// Starts the server on what data it has.
+    /// Starts the server on what data it has; after a kill as soon as the sessions of the one before have ended.
     ///
     /// # Panics
     /// If it runs, or isn't up within 60 s (with the end of its log).
     pub async fn start_again(&mut self) {
         assert!(self.postmaster.is_none(), "the server runs");
-        let log_file = self.folder.join("postgres.log");
+        let up = wait_until(START_LIMIT, "Postgres's start", async || {
+            let postmaster = self.start_once().await;
+            // Until the last session of a killed one has ended, its memory is in use.
+            let log = self.log();
+            let too_early = log.contains("pre-existing shared memory block");
+            assert!(
+                postmaster.is_some() || too_early,
+                "Postgres ended at once.\n{log}"
+            );
+            postmaster
+        })
+        .await;
+        self.postmaster = Some(up);
+    }
+
+    /// Starts it and waits until it answers; none if it ended instead.
+    async fn start_once(&self) -> Option<Process> {
         let log = fs::File::options()
             .create(true)
             .append(true)
-            .open(&log_file)
+            .open(self.log_file())
             .expect("our own folder");
         let mut command = self.command("postgres");
         command
@@ -147,7 +163,7 @@ impl Postgres {
         let mut postmaster = Process::start("Postgres", &mut command, Arc::clone(&self.watchdog));
         let databases = self.databases();
         let address = self.address();
-        let up = wait_until(START_LIMIT, "Postgres's start", async || {
+        let up = wait_until(START_LIMIT, "Postgres's answer", async || {
             if postmaster.exit_status().is_some() {
                 return Some(false);
             }
@@ -155,8 +171,7 @@ impl Postgres {
             (TcpStream::connect(address).is_ok() && databases.answer().await).then_some(true)
         })
         .await;
-        assert!(up, "Postgres ended at once.\n{}", log_tail(&log_file));
-        self.postmaster = Some(postmaster);
+        up.then_some(postmaster)
     }
 
     /// Stops it in its "fast" mode: sessions are ended, a checkpoint is written.
@@ -186,7 +201,11 @@ impl Postgres {
 
     /// The end of the server's log, for a test that failed.
     pub fn log(&self) -> String {
-        log_tail(&self.folder.join("postgres.log"))
+        log_tail(&self.log_file())
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.join("postgres.log")
     }
 
     fn running(&self) -> &Process {
