@@ -136,6 +136,7 @@ impl AckWindow {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn window(tags: u64) -> AckWindow {
         let mut window = AckWindow::new(8);
@@ -215,30 +216,64 @@ mod tests {
         );
     }
 
+    /// What happens to one tag.
+    #[derive(Clone, Copy, Debug)]
+    enum Fate {
+        Settled,
+        /// Its nack is sent.
+        GivenBack,
+        Open,
+    }
+
+    fn fates() -> impl Strategy<Value = Vec<(u64, Fate)>> {
+        let fate = prop_oneof![
+            3 => Just(Fate::Settled),
+            1 => Just(Fate::GivenBack),
+            1 => Just(Fate::Open),
+        ];
+        let of_tag = prop::collection::vec(fate, 20);
+        let order = Just((1..=20u64).collect::<Vec<_>>()).prop_shuffle();
+        (order, of_tag).prop_map(|(order, fates)| order.into_iter().zip(fates).collect())
+    }
+
     proptest! {
-        /// Whatever the order, each settled tag is acked exactly once and no other ever.
+        /// Whatever the order: each settled tag is acked exactly once, no other ever, and none before it was settled or,
+        /// where a `multiple` goes over it, given back.
         #[test]
-        fn each_settled_tag_is_acked_once(order in Just((1..=20u64).collect::<Vec<_>>()).prop_shuffle(), settled in 0..20usize) {
+        fn each_settled_tag_is_acked_once_and_nothing_else(fates in fates()) {
             let start = Instant::now();
             let mut window = window(20);
-            let mut acked = std::collections::BTreeSet::new();
-            let mut take = |frames: Vec<AckFrame>, done: &[u64]| {
+            let (mut settled, mut returned) = (BTreeSet::new(), BTreeSet::new());
+            let mut acked = BTreeSet::new();
+            let mut take = |frames: Vec<AckFrame>, settled: &BTreeSet<u64>, returned: &BTreeSet<u64>| {
                 for frame in frames {
-                    let range = if frame.multiple { 1..=frame.tag } else { frame.tag..=frame.tag };
-                    for tag in range {
-                        prop_assert!(done.contains(&tag), "tag {tag} was acked but not settled");
-                        acked.insert(tag);
+                    let first = if frame.multiple { 1 } else { frame.tag };
+                    for tag in (first..=frame.tag).filter(|tag| !returned.contains(tag)) {
+                        prop_assert!(settled.contains(&tag), "tag {tag} was acked but not settled");
+                        // A later `multiple` goes over what was acked alone: the broker knows it no more.
+                        prop_assert!(acked.insert(tag) || frame.tag != tag, "tag {tag} was acked twice");
                     }
                 }
                 Ok(())
             };
-            for (index, tag) in order[..settled].iter().enumerate() {
-                window.settled(*tag, start);
-                take(window.frames(start), &order[..=index])?;
+            for (tag, fate) in fates {
+                match fate {
+                    Fate::Settled => {
+                        settled.insert(tag);
+                        window.settled(tag, start);
+                    }
+                    Fate::GivenBack => {
+                        returned.insert(tag);
+                        window.given_back(tag);
+                    }
+                    Fate::Open => {}
+                }
+                take(window.frames(start), &settled, &returned)?;
             }
-            take(window.frames(start + STRAGGLER_WAIT), &order[..settled])?;
-            prop_assert_eq!(acked.len(), settled);
-            prop_assert_eq!(window.unacked(), 20 - settled);
+            take(window.frames(start + STRAGGLER_WAIT), &settled, &returned)?;
+            prop_assert_eq!(&acked, &settled);
+            prop_assert_eq!(window.unacked(), 20 - settled.len() - returned.len());
+            prop_assert_eq!(window.look_again(), None);
         }
     }
 }

@@ -6,6 +6,7 @@
 //! process is soon alone in the window, so that only it climbs to the broker's delivery limit; and a window that was
 //! redelivered because the broker was cut off three times is not taken one by one for hours.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,8 @@ struct Session {
     prefetch: u16,
     /// Messages settled since it was.
     settled: u16,
+    /// Tags whose message the broker gives up if it comes back once more.
+    last_chances: HashSet<u64>,
     /// Given back while stopping: closing the channel returns them.
     left: u64,
 }
@@ -115,6 +118,7 @@ impl QueueConsumer {
             heard,
             prefetch: 1,
             settled: 0,
+            last_chances: HashSet::new(),
             left: 0,
         };
 
@@ -221,6 +225,9 @@ impl QueueConsumer {
     fn take(&self, session: &mut Session, delivery: Delivery) {
         let tag = delivery.delivery_tag;
         session.window.received(tag);
+        if delivery_count(&delivery) >= topology::DELIVERY_LIMIT {
+            session.last_chances.insert(tag);
+        }
         let body = Bytes::from(delivery.data);
         self.ingest.take(Incoming {
             hold: Hold::new(tag, body, session.verdicts.clone()),
@@ -232,6 +239,7 @@ impl QueueConsumer {
     async fn hear(&self, session: &mut Session, verdict: Verdict) -> Result<(), lapin::Error> {
         match verdict {
             Verdict::Settled(tag) => {
+                session.last_chances.remove(&tag);
                 session.settled = session.settled.saturating_add(1);
                 session.window.settled(tag, Instant::now());
             }
@@ -258,6 +266,13 @@ impl QueueConsumer {
                 };
                 session.channel.basic_nack(tag, options).await?;
                 session.window.given_back(tag);
+                if session.last_chances.remove(&tag) {
+                    tracing::error!(
+                        queue = self.queue,
+                        "a message was given back once too often: the broker dead-letters it; the panics before this tell why"
+                    );
+                    self.dead_letters.metrics.dead_letter("delivery_limit");
+                }
             }
         }
         Ok(())

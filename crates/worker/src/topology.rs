@@ -23,7 +23,7 @@ pub const DEAD_DELIVERIES_KEY: &str = "deliveries";
 const GIB: i64 = 1 << 30;
 const WEEK_MS: i64 = 7 * 24 * 3600 * 1000;
 /// Redeliveries before the broker gives a message up: a guard against what kills workers, never a retry counter.
-const DELIVERY_LIMIT: i64 = 50;
+pub(crate) const DELIVERY_LIMIT: i64 = 50;
 
 /// Declares (idempotent) all that is published to or consumed from, or checks that it is there.
 ///
