@@ -18,8 +18,8 @@ const TABLES: [&str; 3] = ["deliveries", "attempts", "payloads"];
 const LOCK_KEY: &str = "hashtextextended('postrider partitions ' || current_schema(), 0)";
 
 impl Store {
-    /// Makes the partitions from today (UTC) to `days_ahead` days later where they are missing. Returns how many it
-    /// made. Cheap when there is nothing to make.
+    /// Makes the partitions from today (UTC) to `days_ahead` days later where they are missing, and attaches those that
+    /// stand apart. Returns how many it made or attached. Cheap when there is nothing to make.
     ///
     /// # Errors
     /// `Unavailable`, also where a lock couldn't be had within 2 s: the next call tries again.
@@ -61,7 +61,8 @@ async fn ensure(client: &Checkout, days_ahead: u32) -> Result<u32, StoreError> {
         FROM unnest($1::text[]) AS t(name), \
             generate_series(0, $2::int4) AS ahead, \
             LATERAL (SELECT (now() AT TIME ZONE 'UTC')::date + ahead AS day) AS d \
-        WHERE to_regclass(t.name || to_char(day, '_YYYYMMDD')) IS NULL \
+        WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = to_regclass(t.name) \
+            AND i.inhrelid = to_regclass(t.name || to_char(day, '_YYYYMMDD'))) \
         ORDER BY 2, 1";
     let ahead = i32::try_from(days_ahead.min(366)).unwrap_or(366);
     let missing = client.prepared(MISSING).await?;
@@ -83,7 +84,7 @@ async fn ensure(client: &Checkout, days_ahead: u32) -> Result<u32, StoreError> {
         let next = day.next_day().unwrap_or(day);
         client
             .batch_execute(&format!(
-                "CREATE TABLE {name} (LIKE {table} INCLUDING ALL); \
+                "CREATE TABLE IF NOT EXISTS {name} (LIKE {table} INCLUDING ALL); \
                  ALTER TABLE {table} ATTACH PARTITION {name} FOR VALUES FROM ('{day}') TO ('{next}')"
             ))
             .await?;

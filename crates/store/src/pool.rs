@@ -4,13 +4,13 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::Config;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::error::SettingsError;
+use crate::error::{SettingsError, StoreError, Unavailable};
 use crate::seal::Keyring;
 use crate::{tls, url};
 
@@ -19,10 +19,17 @@ pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// A server that vanished without a word is noticed after about so long, whatever is in flight.
 const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Set on every connection. The planner is kept to look-ups by key with plans made once: a plan that was chosen while a
-/// table was small must not turn into a scan when a backlog has grown. The timeouts bound what a server goes on doing,
-/// and the locks that it goes on holding, for a worker that is gone or frozen.
+/// A connection's plans are made anew after so long. On an empty table all indexes cost the same, so the planner may
+/// choose any; the plan must not be kept for long while a backlog grows. (Postgres itself plans again only after the next
+/// ANALYZE.)
+const PLANS_KEPT: Duration = Duration::from_secs(10);
+
+/// Set on every connection. The planner is kept to look-ups by key with plans that are made once: planning over all the
+/// partitions of history each time would cost more than the look-up. The timeouts bound what a server goes on doing,
+/// and the locks that it goes on holding, for a worker that is gone or frozen. A commit that was answered must outlive
+/// a crash, whatever the server's or the role's default; what waits for a standby as well is left as it is.
 pub(crate) const SESSION: &str = "\
+    SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'; \
     SET statement_timeout = '15s'; \
     SET idle_in_transaction_session_timeout = '20s'; \
     SET plan_cache_mode = force_generic_plan; \
@@ -114,6 +121,19 @@ impl Store {
                         .map_err(HookError::Backend)
                 })
             }))
+            .post_recycle(Hook::async_fn(|client, metrics| {
+                let last = metrics.recycled.unwrap_or(metrics.created);
+                let old = plans_are_old(metrics.created, last, Instant::now());
+                Box::pin(async move {
+                    if old {
+                        client
+                            .batch_execute("DISCARD PLANS")
+                            .await
+                            .map_err(HookError::Backend)?;
+                    }
+                    Ok(())
+                })
+            }))
             .build()
             .expect("a runtime is given, the only thing that building asks for");
         Ok(Self {
@@ -127,6 +147,31 @@ impl Store {
     }
 }
 
+/// Whether, since the last use, a period of [`PLANS_KEPT`] in the connection's life has passed.
+fn plans_are_old(created: Instant, last: Instant, now: Instant) -> bool {
+    let period = |at: Instant| at.duration_since(created).as_secs() / PLANS_KEPT.as_secs();
+    period(now) > period(last)
+}
+
+impl Store {
+    /// Whether Postgres answers, by the plainest question, within `limit`.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn probe(&self, limit: Duration) -> Result<(), StoreError> {
+        let probe = async {
+            let client = self.checkout().await?;
+            client.batch_execute("SELECT 1").await?;
+            client.done();
+            Ok(())
+        };
+        let timed_out = |_| Err(StoreError::Unavailable(Unavailable::TimedOut(limit)));
+        tokio::time::timeout(limit, probe)
+            .await
+            .unwrap_or_else(timed_out)
+    }
+}
+
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let status = self.inner.pool.status();
@@ -135,5 +180,21 @@ impl fmt::Debug for Store {
             "Store({} of {} connections)",
             status.size, status.max_size
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_are_made_anew_once_a_period() {
+        let created = Instant::now();
+        let after = |seconds| created + Duration::from_secs(seconds);
+
+        assert!(!plans_are_old(created, created, after(9)));
+        assert!(plans_are_old(created, after(9), after(10)));
+        assert!(!plans_are_old(created, after(10), after(19)));
+        assert!(plans_are_old(created, after(19), after(600)));
     }
 }

@@ -41,6 +41,27 @@ async fn migrating_is_done_once_by_whoever_comes_first() {
 }
 
 #[tokio::test]
+async fn a_day_that_stands_apart_is_attached_again() {
+    let f = store().await;
+    f.sql
+        .batch_execute(
+            "DO $$ BEGIN EXECUTE format('ALTER TABLE deliveries DETACH PARTITION %I',
+        'deliveries' || to_char((now() AT TIME ZONE 'UTC')::date, '_YYYYMMDD')); END $$",
+        )
+        .await
+        .unwrap();
+
+    let written = f
+        .store
+        .commit(&[delivered("hook-a", "ev-1")])
+        .await
+        .unwrap();
+
+    assert_eq!(written[0].status, webhook::DeliveryStatus::Delivered);
+    assert_eq!(number(&f.sql, "SELECT count(*) FROM deliveries").await, 1);
+}
+
+#[tokio::test]
 async fn days_past_keeping_go_but_not_those_that_the_outbox_needs() {
     let f = store().await;
     f.sql.batch_execute("DO $$ DECLARE d date; t text; BEGIN FOR n IN 1..40 LOOP d := (now() AT TIME ZONE 'UTC')::date - n;
