@@ -17,4 +17,5 @@ mod request;
 mod retry;
 mod throughput;
 mod tls;
+mod unreadable;
 mod world;

@@ -131,7 +131,9 @@ impl Demo {
     async fn start(&mut self) -> anyhow::Result<()> {
         for left in self.store.load_environment(ENVIRONMENT).await? {
             // Of an earlier demo on the same database.
-            self.store.remove(ENVIRONMENT, &left.id).await?;
+            self.store
+                .remove(ENVIRONMENT, &left.subscription.id)
+                .await?;
         }
         eprintln!("Five subscriptions of the tenant {ENVIRONMENT:?}:");
         for story in &STORIES {

@@ -33,6 +33,6 @@ pub use migrate::SchemaState;
 pub use outbox::{OutboxKind, OutboxMessage};
 pub use pool::{PostgresSettings, Store};
 pub use seal::{Keyring, SealError};
-pub use subscription::{NewSubscription, StoredSubscription};
+pub use subscription::{LoadedSubscription, NewSubscription, StoredSubscription};
 pub use subscription_change::Changed;
 pub use test_delivery::{TestDelivery, TestProgress, TestResult};

@@ -67,6 +67,15 @@ pub struct StoredSubscription {
     pub updated: OffsetDateTime,
 }
 
+/// A subscription to match and send by.
+#[derive(Debug)]
+pub struct LoadedSubscription {
+    /// The subscription; without headers and secrets where they can't be read.
+    pub subscription: Subscription,
+    /// Why nothing can be sent to it now: `Unreadable`.
+    pub unreadable: Option<StoreError>,
+}
+
 const READ: &str = "\
     SELECT s.environment_id, s.webhook_id, s.name, s.types, s.card_template_id, s.action_flow_config_id, s.url, \
         s.method, s.headers, s.status, s.status_reason, s.status_changed, s.created, s.updated, \
@@ -137,23 +146,37 @@ impl Store {
     }
 
     /// All subscriptions of an environment, whatever their status, with the secrets that sign now. One that can't be
-    /// opened fails them all: left out, its events would match nothing and be lost.
+    /// opened is among them all the same: left out, its events would match nothing and be lost; failing the others, it
+    /// would stop a tenant.
     ///
     /// # Errors
-    /// `Unreadable`, `Unavailable`.
+    /// `Unavailable`.
     pub async fn load_environment(
         &self,
         environment_id: &str,
-    ) -> Result<Vec<Subscription>, StoreError> {
-        let all = self.list(environment_id).await?;
-        Ok(all.into_iter().map(|stored| stored.subscription).collect())
+    ) -> Result<Vec<LoadedSubscription>, StoreError> {
+        let rows = self.rows(environment_id).await?;
+        let load = |row| {
+            let mut subscription = plain(row)?;
+            let unreadable = self.open_into(&mut subscription, row).err();
+            Ok(LoadedSubscription {
+                subscription,
+                unreadable,
+            })
+        };
+        rows.iter().map(load).collect()
     }
 
-    /// The same with what only the database knows, in the order of their making.
+    /// All subscriptions of an environment with what only the database knows, in the order of their making.
     ///
     /// # Errors
     /// `Unreadable`, `Unavailable`.
     pub async fn list(&self, environment_id: &str) -> Result<Vec<StoredSubscription>, StoreError> {
+        let rows = self.rows(environment_id).await?;
+        rows.iter().map(|row| self.opened(row)).collect()
+    }
+
+    async fn rows(&self, environment_id: &str) -> Result<Vec<Row>, StoreError> {
         let client = self.checkout().await?;
         let rows = limited(async {
             let read = client
@@ -163,7 +186,7 @@ impl Store {
         })
         .await?;
         client.done();
-        rows.iter().map(|row| self.opened(row)).collect()
+        Ok(rows)
     }
 
     /// One subscription, if it is in that environment.
@@ -346,9 +369,21 @@ impl Store {
     }
 
     fn opened(&self, row: &Row) -> Result<StoredSubscription, StoreError> {
-        let (environment_id, webhook_id): (String, String) = (row.get(0), row.get(1));
+        let mut subscription = plain(row)?;
+        self.open_into(&mut subscription, row)?;
+        Ok(StoredSubscription {
+            subscription,
+            status_reason: row.get(10),
+            status_changed: row.get(11),
+            created: row.get(12),
+            updated: row.get(13),
+        })
+    }
+
+    /// Opens what is sealed, all or nothing.
+    fn open_into(&self, subscription: &mut Subscription, row: &Row) -> Result<(), StoreError> {
         let open = |column, sealed: &[u8]| {
-            let place = place(&environment_id, &webhook_id, column);
+            let place = place(&subscription.environment_id, &subscription.id, column);
             let plain = self.inner.keyring.open(place, sealed);
             plain.map_err(|cause| unreadable(place, cause))
         };
@@ -363,28 +398,26 @@ impl Store {
                     .map_err(|_| StoreError::unexpected("secret"))
             })
             .collect::<Result<_, _>>()?;
-        Ok(StoredSubscription {
-            subscription: Subscription {
-                name: row.get(2),
-                types: row.get(3),
-                card_template_id: row.get(4),
-                action_flow_config_id: row.get(5),
-                url: row.get(6),
-                method: Method::parse(row.get(7))
-                    .ok_or_else(|| StoreError::unexpected("method"))?,
-                headers,
-                secrets,
-                status: Status::parse(row.get(9))
-                    .ok_or_else(|| StoreError::unexpected("status"))?,
-                environment_id,
-                id: webhook_id,
-            },
-            status_reason: row.get(10),
-            status_changed: row.get(11),
-            created: row.get(12),
-            updated: row.get(13),
-        })
+        (subscription.headers, subscription.secrets) = (headers, secrets);
+        Ok(())
     }
+}
+
+/// A row's subscription, without what is sealed.
+fn plain(row: &Row) -> Result<Subscription, StoreError> {
+    Ok(Subscription {
+        environment_id: row.get(0),
+        id: row.get(1),
+        name: row.get(2),
+        types: row.get(3),
+        card_template_id: row.get(4),
+        action_flow_config_id: row.get(5),
+        url: row.get(6),
+        method: Method::parse(row.get(7)).ok_or_else(|| StoreError::unexpected("method"))?,
+        headers: Vec::new(),
+        secrets: Vec::new(),
+        status: Status::parse(row.get(9)).ok_or_else(|| StoreError::unexpected("status"))?,
+    })
 }
 
 fn place<'a>(environment_id: &'a str, webhook_id: &'a str, column: &'static str) -> Place<'a> {

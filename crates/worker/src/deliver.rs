@@ -11,7 +11,7 @@ use uuid::Uuid;
 use webhook::{DeadReason, Envelope, RequestId, RetryPolicy, Settlement, settle};
 
 use crate::commit::{CommitQueue, Entry, Gate};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, State};
 use crate::in_flight::InFlight;
 use crate::lane::Lanes;
 use crate::message::Hold;
@@ -20,6 +20,8 @@ use crate::send::{Sender, Sent};
 
 /// A claimed delivery whose endpoint can't be had now is looked at again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// And one whose headers and secrets can't be read, after so long.
+const UNREADABLE_WAIT: Duration = Duration::from_secs(30);
 /// Without an attempt: due at once, if its subscription's row agrees.
 const LOOK_NOW: Step = Step::Schedule {
     after: Duration::ZERO,
@@ -76,10 +78,14 @@ impl Deliverer {
             attempt: 1,
             lease_id: None,
         };
-        if !endpoint.active {
+        match endpoint.state {
+            State::Active => {}
             // Held, or cancelled: its row decides, in SQL.
-            self.record(turn, LOOK_NOW, flight).await;
-            return;
+            State::Inactive => return self.record(turn, LOOK_NOW, flight).await,
+            State::Unreadable => {
+                let after = UNREADABLE_WAIT;
+                return self.record(turn, Step::Schedule { after }, flight).await;
+            }
         }
         if !self
             .lanes
@@ -136,10 +142,17 @@ impl Deliverer {
             self.record(turn, Step::Dead(reason), flight).await;
             return;
         }
-        let Some(endpoint) = endpoint.filter(|endpoint| endpoint.active) else {
-            self.record(turn, Step::HandBack { after: LOOK_AGAIN }, flight)
-                .await;
-            return;
+        let endpoint = match endpoint {
+            Some(endpoint) if endpoint.state == State::Active => endpoint,
+            Some(endpoint) if endpoint.state == State::Unreadable => {
+                self.lanes.close(&turn.delivery.webhook_id, UNREADABLE_WAIT);
+                let after = UNREADABLE_WAIT;
+                return self.record(turn, Step::HandBack { after }, flight).await;
+            }
+            _ => {
+                let after = LOOK_AGAIN;
+                return self.record(turn, Step::HandBack { after }, flight).await;
+            }
         };
         let covered_until = claimed_at + self.lease.saturating_sub(self.timeout);
         let opens = tokio::select! {
@@ -149,6 +162,10 @@ impl Deliverer {
         };
         // An open gate is passed even after that.
         if opens && Instant::now() <= covered_until {
+            if turn.attempt == 1 {
+                // Spilled: it was consumed when it was made.
+                self.metrics.first_attempt_lag(turn.created.elapsed());
+            }
             self.attempt(&endpoint, turn, place, flight).await;
         } else {
             self.record(

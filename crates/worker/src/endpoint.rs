@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue, Method, Uri};
+use store::LoadedSubscription;
 use url::Url;
-use webhook::{SigningKey, Status, Subscription};
+use webhook::{SigningKey, Status};
 
 /// Where one subscription's requests go.
 pub(crate) struct Endpoint {
     pub(crate) webhook_id: Arc<str>,
-    pub(crate) active: bool,
+    pub(crate) state: State,
     pub(crate) method: Method,
     /// None if the URL can't be read: each attempt then ends as `protocol`.
     pub(crate) uri: Option<Uri>,
@@ -19,10 +20,21 @@ pub(crate) struct Endpoint {
     pub(crate) keys: Vec<SigningKey>,
 }
 
+/// Whether an endpoint may be sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Active,
+    /// Paused or disabled: only a test goes out.
+    Inactive,
+    /// Its headers and secrets can't be read: nothing goes out, its deliveries wait in the ledger.
+    Unreadable,
+}
+
 impl Endpoint {
     /// Prepares a subscription. What can't be sent (an unreadable URL or header) was refused at its creation; should
     /// it stand in the database all the same, the URL fails the attempt and the header is left out.
-    pub(crate) fn new(subscription: &Subscription) -> Self {
+    pub(crate) fn new(loaded: &LoadedSubscription) -> Self {
+        let subscription = &loaded.subscription;
         let header = |(name, value): &(String, String)| {
             let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
             let mut value = HeaderValue::from_str(value).ok()?;
@@ -31,7 +43,11 @@ impl Endpoint {
         };
         Self {
             webhook_id: subscription.id.as_str().into(),
-            active: subscription.status == Status::Active,
+            state: match (&loaded.unreadable, subscription.status) {
+                (Some(_), _) => State::Unreadable,
+                (None, Status::Active) => State::Active,
+                (None, Status::Paused | Status::Disabled) => State::Inactive,
+            },
             method: match subscription.method {
                 webhook::Method::Post => Method::POST,
                 webhook::Method::Put => Method::PUT,

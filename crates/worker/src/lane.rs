@@ -37,6 +37,8 @@ struct Lane {
     due: Option<Instant>,
     /// The last claim left its rows out, since it had no free place.
     full_for_claim: bool,
+    /// No row of it is claimed until then.
+    closed_until: Option<Instant>,
     environment_id: Option<Arc<str>>,
     /// Told when a place comes free.
     left: Arc<Notify>,
@@ -55,6 +57,18 @@ pub(crate) struct Slots {
     pub(crate) environment_id: Arc<str>,
     pub(crate) webhook_id: Arc<str>,
     pub(crate) free: u32,
+}
+
+impl Lane {
+    fn is_closed(&self) -> bool {
+        self.closed_until
+            .is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Those who wait for a place must find this lane, not a new one.
+    fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.left) > 1
+    }
 }
 
 impl Lanes {
@@ -138,9 +152,8 @@ impl Lanes {
                 lane.full_for_claim = false;
                 self.due.now();
             }
-            // Those who wait for a place must find this lane, not a new one.
-            let awaited = Arc::strong_count(&lane.left) > 1;
-            if lane.in_flight == 0 && lane.slow.is_none() && !awaited {
+            let idle = lane.in_flight == 0 && lane.slow.is_none() && !lane.is_closed();
+            if idle && !lane.is_awaited() {
                 lanes.remove(webhook_id);
             }
         }
@@ -153,13 +166,23 @@ impl Lanes {
         }
     }
 
+    /// No row of this subscription is claimed for so long: nothing can be sent to it.
+    pub(crate) fn close(&self, webhook_id: &Arc<str>, wait: Duration) {
+        if let Some(lane) = self.lock().get_mut(webhook_id) {
+            lane.closed_until = Some(Instant::now() + wait);
+        }
+    }
+
     /// Free places of each subscription that has fewer than [`Lanes::limit`]. Of a lane that has none the claim is told
     /// as soon as half of it is free.
     pub(crate) fn slots(&self) -> Vec<Slots> {
         let mut lanes = self.lock();
         lanes.retain(|_, lane| {
-            let forgotten = lane.slow.is_some_and(|at| at.elapsed() > SLOW_REMEMBERED);
-            lane.in_flight > 0 || !forgotten
+            if lane.is_closed() || lane.in_flight > 0 {
+                return true;
+            }
+            let remembered = lane.slow.is_some_and(|at| at.elapsed() < SLOW_REMEMBERED);
+            remembered || lane.is_awaited()
         });
         let slow = || lanes.values().filter(|lane| lane.slow.is_some());
         let slow_in_flight: usize = slow().map(|lane| lane.in_flight).sum();
@@ -169,7 +192,7 @@ impl Lanes {
         let mut left = slow_free;
         let mut lanes: Vec<_> = lanes
             .iter_mut()
-            .filter(|(_, lane)| lane.in_flight > 0 || lane.slow.is_some())
+            .filter(|(_, lane)| lane.in_flight > 0 || lane.slow.is_some() || lane.is_closed())
             .collect();
         if !lanes.is_empty() {
             let first = rand::random_range(0..lanes.len());
@@ -179,6 +202,9 @@ impl Lanes {
             .into_iter()
             .filter_map(|(webhook_id, lane)| {
                 let mut free = self.limit.saturating_sub(lane.in_flight);
+                if lane.is_closed() {
+                    free = 0;
+                }
                 if lane.slow.is_some() {
                     free = free.min(share).min(left);
                     left -= free;
@@ -299,6 +325,37 @@ mod tests {
         lanes.leave(&webhook, Some(false));
 
         assert!(lanes.due.is_set());
+    }
+
+    #[test]
+    fn a_closed_lane_is_not_claimed_from() {
+        let (environment, webhook) = ids();
+        let lanes = lanes(2, 100);
+        lanes.enter_claimed(&environment, &webhook);
+        lanes.close(&webhook, Duration::from_secs(60));
+        lanes.leave(&webhook, None);
+
+        assert_eq!(lanes.slots()[0].free, 0);
+
+        lanes.close(&webhook, Duration::ZERO);
+
+        assert!(lanes.slots().is_empty());
+        assert!(lanes.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_somebody_gave_up_waiting_for_is_forgotten() {
+        let (environment, webhook) = ids();
+        let lanes = lanes(1, 100);
+        lanes.enter_fresh(&environment, &webhook).await;
+        let Entry::Full(awaited) = lanes.try_enter(&environment, &webhook) else {
+            panic!("expected a full lane");
+        };
+        lanes.leave(&webhook, Some(false));
+        drop(awaited);
+
+        assert!(lanes.slots().is_empty());
+        assert!(lanes.lock().is_empty());
     }
 
     #[tokio::test]

@@ -40,6 +40,8 @@ const RESPONSE_KEPT_BYTES: usize = 1024;
 /// Idle connections kept per host, and for how long.
 const IDLE_PER_HOST_MAX: usize = 32;
 const IDLE_MAX: Duration = Duration::from_secs(20);
+/// A response with more is `protocol`; hyper's own bound is 100, and a 2xx with more is a success all the same.
+const RESPONSE_HEADERS_MAX: usize = 500;
 
 /// The dialer's own limit fires first, so that what is cut here was in its TLS handshake.
 const HANDSHAKE_SLACK: Duration = Duration::from_millis(100);
@@ -97,6 +99,7 @@ impl Sender {
             .pool_idle_timeout(IDLE_MAX)
             .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
             .timer(TokioTimer::new())
+            .http1_max_headers(RESPONSE_HEADERS_MAX)
             .build(connector);
         Ok(Self {
             client,
@@ -375,6 +378,7 @@ mod tests {
     use webhook::{Method, Secret, Status, Subscription};
 
     use super::*;
+    use store::LoadedSubscription;
 
     fn sender(timeout: Duration) -> Sender {
         let delivery = DeliverySettings {
@@ -393,7 +397,7 @@ mod tests {
     }
 
     fn endpoint(url: String) -> Endpoint {
-        Endpoint::new(&Subscription {
+        let subscription = Subscription {
             environment_id: "env-1".to_owned(),
             id: "2nBrJUjz".to_owned(),
             name: None,
@@ -407,6 +411,10 @@ mod tests {
                 "0217309e-3c74-41b5-82e9-bd60e5db9bdb".to_owned(),
             )],
             status: Status::Active,
+        };
+        Endpoint::new(&LoadedSubscription {
+            subscription,
+            unreadable: None,
         })
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use moka::sync::Cache;
-use store::{Notice, Store, StoreError};
+use store::{LoadedSubscription, Notice, Store, StoreError};
 use tokio::sync::Notify;
 use webhook::{Event, SubscriptionIndex};
 
@@ -19,6 +19,9 @@ use crate::endpoint::Endpoint;
 use crate::metrics::Metrics;
 
 const IDLE_MAX: Duration = Duration::from_secs(600);
+/// What can't be read is told again after so long.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
+const TOLD_MAX: u64 = 1000;
 const UNWATCHED_AGE_MAX: Duration = Duration::from_secs(1);
 /// Environments load one at a time per stripe, so that a thousand messages of one make one query.
 const STRIPES: usize = 64;
@@ -32,10 +35,10 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    fn new(subscriptions: &[webhook::Subscription]) -> Self {
-        let endpoints: Vec<_> = subscriptions
+    fn new(loaded: &[LoadedSubscription]) -> Self {
+        let endpoints: Vec<_> = loaded
             .iter()
-            .map(|subscription| Arc::new(Endpoint::new(subscription)))
+            .map(|loaded| Arc::new(Endpoint::new(loaded)))
             .collect();
         let by_id = endpoints
             .iter()
@@ -43,7 +46,7 @@ impl Environment {
             .map(|(position, endpoint)| (Arc::clone(&endpoint.webhook_id), position))
             .collect();
         Self {
-            index: SubscriptionIndex::new(subscriptions.iter()),
+            index: SubscriptionIndex::new(loaded.iter().map(|loaded| &loaded.subscription)),
             endpoints,
             by_id,
             loaded: Instant::now(),
@@ -72,6 +75,8 @@ pub(crate) struct Subscriptions {
     loading: Mutex<HashMap<Arc<str>, bool>>,
     stripes: Vec<tokio::sync::Mutex<()>>,
     watched: AtomicBool,
+    /// Environments of which it was told lately that something can't be read.
+    told: Cache<Arc<str>, ()>,
 }
 
 impl Subscriptions {
@@ -93,13 +98,17 @@ impl Subscriptions {
                 .map(|_| tokio::sync::Mutex::default())
                 .collect(),
             watched: AtomicBool::new(false),
+            told: Cache::builder()
+                .max_capacity(TOLD_MAX)
+                .time_to_live(TOLD_AGAIN)
+                .build(),
         }
     }
 
     /// One environment's subscriptions, from memory if they are known to be current.
     ///
     /// # Errors
-    /// Postgres can't be read now, or a subscription's secrets can't be decrypted with the keys given.
+    /// Postgres can't be read now.
     pub(crate) async fn environment(&self, id: &Arc<str>) -> Result<Arc<Environment>, StoreError> {
         if let Some(found) = self.current(id) {
             return Ok(found);
@@ -114,11 +123,30 @@ impl Subscriptions {
             let loaded = self.store.load_environment(id).await;
             let mut loading = self.lock();
             let changed = loading.remove(id).unwrap_or(false);
-            let environment = Arc::new(Environment::new(&loaded?));
+            let loaded = loaded?;
+            self.tell_unreadable(id, &loaded);
+            let environment = Arc::new(Environment::new(&loaded));
             if !changed {
                 self.cache.insert(Arc::clone(id), Arc::clone(&environment));
                 return Ok(environment);
             }
+        }
+    }
+
+    /// One line an environment and minute, however often it is loaded.
+    fn tell_unreadable(&self, id: &Arc<str>, loaded: &[LoadedSubscription]) {
+        let mut errors = loaded
+            .iter()
+            .filter_map(|loaded| loaded.unreadable.as_ref());
+        let Some(error) = errors.next() else { return };
+        if self.told.get(id).is_none() {
+            self.told.insert(Arc::clone(id), ());
+            tracing::error!(
+                %error,
+                environment = %id,
+                more = errors.count(),
+                "nothing can be sent to a subscription; its deliveries wait in the ledger until its row is mended or its secret rotated, or secrets.keys has the key that sealed it"
+            );
         }
     }
 

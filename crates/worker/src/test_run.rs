@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use webhook::{Envelope, Outcome};
 
 use crate::deliver::Deliverer;
+use crate::endpoint::State;
 use crate::send::Sent;
 use crate::subscriptions::Subscriptions;
 
@@ -79,7 +80,7 @@ impl TestRunner {
                 None
             }
         };
-        let Some(endpoint) = endpoint else {
+        let Some(endpoint) = endpoint.filter(|endpoint| endpoint.state != State::Unreadable) else {
             return TestResult {
                 outcome: Outcome::Protocol,
                 status: None,
