@@ -9,7 +9,9 @@ use tests::receiver::Receiver;
 use tests::servers::{Postgres, RabbitMq, Servers, connect};
 use tests::wait::wait_until;
 
-use crate::world::{EXCHANGE, declare, message, store_at, subscription, test_settings};
+use crate::world::{
+    EXCHANGE, SOON, World, declare, message, store_at, subscription, test_settings,
+};
 
 const EVENTS_COUNT: usize = 3_000;
 const LIMIT: Duration = Duration::from_secs(90);
@@ -188,4 +190,24 @@ async fn a_frozen_database_stops_attempts_and_readiness_until_it_answers() {
     );
     assert_eq!(duplicates, 0);
     worker.wait_ready(LIMIT).await;
+}
+
+#[tokio::test]
+async fn a_gauge_that_cannot_be_read_stops_no_delivery() {
+    let world = World::new("gauges").await;
+    world.subscribe("/hook").await;
+    let worker = world
+        .worker_with(&[("POSTRIDER__LOG__LEVEL", "debug")])
+        .await;
+    let locker = connect(&world.stage.postgres_url).await;
+    locker
+        .batch_execute("BEGIN; LOCK TABLE outbox")
+        .await
+        .unwrap();
+    worker.wait_logged("gauges can't be read", LIMIT).await;
+
+    world.publish("card-published", "ev-1").await;
+
+    world.receiver.wait_for(1, "/hook", SOON).await;
+    assert!(!worker.stderr().contains("Postgres doesn't answer"));
 }

@@ -22,3 +22,4 @@ pub use claim::{Claim, ClaimLimits, Claimed};
 pub use gauges::LedgerGauges;
 pub use history::{AttemptView, DeliveryView};
 pub use record::{Attempt, Delivery, Payload, Record, Step, Written};
+pub use sweep::Swept;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use store::{ClaimLimits, Claimed, Store};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use crate::broker::pauses;
@@ -21,6 +21,9 @@ const CLAIM_BYTES_MAX: u64 = 32 << 20;
 const CLAIM_PAUSE: Duration = Duration::from_millis(10);
 /// After a claim that found nothing although something is due: another worker is at it.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// A worker that has lived for less takes no suspects: while something else kills it again and again, they must not
+/// use up their last claim.
+const SUSPECTS_AFTER: Duration = Duration::from_secs(10);
 /// Without a word from anyone the ledger is looked at after so long.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -82,6 +85,33 @@ pub(crate) struct Claimer {
     pub(crate) deliverer: Arc<Deliverer>,
     pub(crate) due: Arc<DueSignal>,
     pub(crate) tracker: TaskTracker,
+    pub(crate) suspects: Suspects,
+}
+
+/// Deliveries of which two claims came to no outcome: one at a time, so that of two the innocent isn't lost with the
+/// guilty.
+pub(crate) struct Suspects {
+    since: Instant,
+    place: Arc<Semaphore>,
+}
+
+impl Default for Suspects {
+    fn default() -> Self {
+        Self {
+            since: Instant::now(),
+            place: Arc::new(Semaphore::new(1)),
+        }
+    }
+}
+
+impl Suspects {
+    /// The place for one, if it may be taken now.
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        if self.since.elapsed() < SUSPECTS_AFTER {
+            return None;
+        }
+        Arc::clone(&self.place).try_acquire_owned().ok()
+    }
 }
 
 impl Claimer {
@@ -127,6 +157,7 @@ impl Claimer {
             .into_iter()
             .map(|slots| (slots.environment_id, slots.webhook_id, slots.free))
             .collect();
+        let mut suspect = self.suspects.place();
         let claimed_at = Instant::now();
         let claim = self
             .store
@@ -134,6 +165,7 @@ impl Claimer {
                 rows_max: rows,
                 payload_bytes_max: CLAIM_BYTES_MAX,
                 lease: deliverer.lease,
+                suspect: suspect.is_some(),
                 slots_default: u32::try_from(deliverer.lanes.limit()).unwrap_or(u32::MAX),
                 slots: &slots,
             })
@@ -150,9 +182,18 @@ impl Claimer {
                 .lanes
                 .enter_claimed(&delivery.environment_id, &delivery.webhook_id);
             let endpoint = endpoints.get(&delivery.webhook_id).cloned();
-            self.tracker.spawn(
-                Arc::clone(deliverer).deliver_claimed(claimed, claimed_at, endpoint, permit),
-            );
+            let alone = if claimed.suspect {
+                suspect.take()
+            } else {
+                None
+            };
+            let deliverer = Arc::clone(deliverer);
+            self.tracker.spawn(async move {
+                deliverer
+                    .deliver_claimed(claimed, claimed_at, endpoint, permit)
+                    .await;
+                drop(alone);
+            });
         }
         let next = claim.next_due_in.unwrap_or(IDLE_PAUSE).min(IDLE_PAUSE);
         Ok(if found > 0 {

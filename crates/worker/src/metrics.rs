@@ -177,6 +177,14 @@ impl Metrics {
         self.deliveries[settled as usize].increment(1);
     }
 
+    /// What the standing sweep did. Its dead are those whose receiver said 410.
+    pub(crate) fn swept(&self, swept: &store::Swept) {
+        self.deliveries[Settled::Held as usize].increment(u64::from(swept.held));
+        self.deliveries[Settled::Cancelled as usize].increment(u64::from(swept.cancelled));
+        self.deliveries[Settled::Dead as usize].increment(u64::from(swept.dead));
+        dead_letters(DeadReason::Gone.as_str()).increment(u64::from(swept.dead));
+    }
+
     pub(crate) fn attempt_begins(&self) {
         self.in_flight.increment(1.0);
     }

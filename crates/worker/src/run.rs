@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::broker::pauses;
-use crate::claim::{Claimer, DueSignal};
+use crate::claim::{Claimer, DueSignal, Suspects};
 use crate::commit::{Committer, Gate};
 use crate::consume::QueueConsumer;
 use crate::dead_letter::DeadLetters;
@@ -324,6 +324,7 @@ impl Parts {
             subscriptions: Arc::clone(&self.subscriptions),
             metrics: Arc::clone(&self.metrics),
             gate: Arc::clone(&self.gate),
+            outbox_filled: Arc::clone(&self.outbox_filled),
             readiness: self.readiness.clone(),
             queues: self.settings.amqp.queues.clone(),
             retention: self.settings.retention.clone(),
@@ -335,6 +336,7 @@ impl Parts {
             deliverer: Arc::clone(&self.deliverer),
             due: Arc::clone(&self.due),
             tracker: self.tracker.clone(),
+            suspects: Suspects::default(),
         };
         services.spawn(self.tracker.track_future(claimer.run()));
         services

@@ -1,10 +1,11 @@
 //! What has to happen now and then, whoever does it: partitions made ahead and dropped after their time, held and
-//! cancelled deliveries swept, the gauges of the whole ledger and of the queues.
+//! cancelled deliveries swept, the gauges of the whole ledger and of the queues; and whether Postgres answers at all.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use store::{Store, StoreError, Unavailable};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::commit::Gate;
@@ -15,6 +16,9 @@ use crate::settings::RetentionSettings;
 use crate::subscriptions::Subscriptions;
 use crate::topology::{DEAD_DELIVERIES_QUEUE, DEAD_EVENTS_QUEUE};
 
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// A Postgres that doesn't answer the plainest question within this is away.
+const PROBE_LIMIT: Duration = Duration::from_secs(3);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEEP_ROWS: u32 = 500;
 const GAUGES_EVERY: Duration = Duration::from_secs(2);
@@ -28,6 +32,7 @@ pub(crate) struct Upkeep {
     pub(crate) subscriptions: Arc<Subscriptions>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) outbox_filled: Arc<Notify>,
     pub(crate) readiness: Readiness,
     pub(crate) queues: Vec<String>,
     pub(crate) retention: RetentionSettings,
@@ -37,6 +42,7 @@ impl Upkeep {
     /// Goes on for ever. Each part has its own rhythm, and none waits for another's database work.
     pub(crate) async fn run(self) {
         tokio::join!(
+            self.keep_probing(),
             self.keep_partitions(),
             self.keep_swept(),
             self.keep_gauges()
@@ -77,33 +83,52 @@ impl Upkeep {
     }
 
     async fn sweep(&self) -> Result<(), StoreError> {
-        while self.store.sweep(SWEEP_ROWS).await? >= u64::from(SWEEP_ROWS) {}
-        Ok(())
+        loop {
+            let swept = self.store.sweep(SWEEP_ROWS).await?;
+            self.metrics.swept(&swept);
+            if swept.dead > 0 {
+                self.outbox_filled.notify_one();
+            }
+            if swept.changed() < SWEEP_ROWS {
+                return Ok(());
+            }
+        }
     }
 
-    async fn keep_gauges(&self) {
-        let mut ticks = every(GAUGES_EVERY);
+    /// Judged by a question that needs no table: what a lock or a long scan holds up is met by who asked for it.
+    async fn keep_probing(&self) {
+        let mut ticks = every(PROBE_EVERY);
         let mut answered = true;
         loop {
             ticks.tick().await;
-            let gauges = self.store.gauges().await;
-            let answers = !gauges.as_ref().is_err_and(is_silence);
-            match &gauges {
-                Ok(gauges) => self.metrics.ledger(gauges),
-                Err(error) if !answers && answered => {
+            let probed = self.store.probe(PROBE_LIMIT).await;
+            let answers = !probed.as_ref().is_err_and(is_silence);
+            match probed {
+                Err(error) if answered && !answers => {
                     tracing::error!(%error, "Postgres doesn't answer; no new attempt starts until it does");
                     self.readiness
                         .not_ready("postgres", "Postgres doesn't answer");
                 }
-                Err(error) => tracing::debug!(%error, "the ledger's gauges can't be read"),
-            }
-            if answers && !answered {
-                tracing::info!("Postgres answers again");
-                self.readiness.ready("postgres");
+                _ if answers && !answered => {
+                    tracing::info!("Postgres answers again");
+                    self.readiness.ready("postgres");
+                }
+                _ => {}
             }
             answered = answers;
             self.gate.postgres_answers(answered);
             self.metrics.postgres_connected(answered);
+        }
+    }
+
+    async fn keep_gauges(&self) {
+        let mut ticks = every(GAUGES_EVERY);
+        loop {
+            ticks.tick().await;
+            match self.store.gauges().await {
+                Ok(gauges) => self.metrics.ledger(&gauges),
+                Err(error) => tracing::debug!(%error, "the ledger's gauges can't be read"),
+            }
             let consumed = self.queues.iter().all(|queue| self.readiness.works(queue));
             self.metrics.amqp_connected(consumed);
             self.subscriptions.report(&self.metrics);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::{ClaimLimits, Step};
+use tests::wait::wait_until;
 use webhook::{Outcome, Status};
 
 use super::fixture::*;
@@ -29,6 +30,7 @@ async fn a_claim_is_fair_and_within_every_limit() {
         rows_max,
         payload_bytes_max: 1 << 20,
         lease: LEASE,
+        suspect: true,
         slots_default: 10,
         slots: &slots,
     };
@@ -102,10 +104,143 @@ async fn three_claims_without_an_outcome_make_it_lost() {
 
     let mut lost = Vec::new();
     for _ in 0..4 {
-        lost.push(f.store.claim_due(brief).await.unwrap().claimed[0].lost);
+        let claimed = wait_until(MINUTE, "a claim", async || {
+            f.store.claim_due(brief).await.unwrap().claimed.pop()
+        });
+        lost.push(claimed.await.lost);
     }
 
     assert_eq!(lost, [false, false, false, true]);
+}
+
+#[tokio::test]
+async fn what_may_kill_a_worker_is_claimed_alone() {
+    let f = store().await;
+    f.store.create(subscription("hook-a")).await.unwrap();
+    f.store.create(subscription("hook-b")).await.unwrap();
+    f.store
+        .commit(&[
+            failed("hook-a", "killer", Duration::ZERO),
+            failed("hook-a", "innocent", Duration::ZERO),
+            failed("hook-b", "innocent", Duration::ZERO),
+        ])
+        .await
+        .unwrap();
+    let leases_end =
+        "UPDATE deliveries_waiting SET due = now(); UPDATE subscription_due SET next_due = now()";
+    for _ in 0..2 {
+        // The worker is killed while it has all three.
+        assert_eq!(
+            f.store.claim_due(limits(&[])).await.unwrap().claimed.len(),
+            3
+        );
+        f.sql.batch_execute(leases_end).await.unwrap();
+    }
+    f.store
+        .commit(&[failed("hook-a", "fresh", Duration::ZERO)])
+        .await
+        .unwrap();
+
+    let mut outcomes = Vec::new();
+    for _ in 0..4 {
+        let claim = f.store.claim_due(limits(&[])).await.unwrap();
+        let suspects: Vec<_> = claim.claimed.iter().filter(|c| c.suspect).collect();
+        assert_eq!(suspects.len(), 1);
+        let suspect = suspects[0];
+        outcomes.push((suspect.delivery.event_id.to_string(), suspect.lost));
+        for claimed in &claim.claimed {
+            if &*claimed.delivery.event_id != "killer" || claimed.lost {
+                let result = result_of(claimed, Step::Delivered, Outcome::Delivered);
+                f.store.commit(&[result]).await.unwrap();
+            }
+        }
+        let none = ClaimLimits {
+            suspect: false,
+            ..limits(&[])
+        };
+        f.sql.batch_execute(leases_end).await.unwrap();
+        assert!(f.store.claim_due(none).await.unwrap().claimed.is_empty());
+        f.sql.batch_execute(leases_end).await.unwrap();
+    }
+
+    outcomes.sort();
+    let killer = |lost| ("killer".to_owned(), lost);
+    let innocent = || ("innocent".to_owned(), false);
+    assert_eq!(
+        outcomes,
+        [innocent(), innocent(), killer(false), killer(true)]
+    );
+    assert_sound(&f.sql).await;
+}
+
+#[tokio::test]
+async fn a_suspect_that_must_wait_does_not_hurry_the_claim() {
+    let f = store().await;
+    f.store.create(subscription("hook-a")).await.unwrap();
+    f.store
+        .commit(&[failed("hook-a", "ev-1", Duration::ZERO)])
+        .await
+        .unwrap();
+    f.sql
+        .batch_execute("UPDATE deliveries_waiting SET claims = 2")
+        .await
+        .unwrap();
+    let none = ClaimLimits {
+        suspect: false,
+        ..limits(&[])
+    };
+
+    assert!(f.store.claim_due(none).await.unwrap().claimed.is_empty());
+    let next = f.store.claim_due(none).await.unwrap().next_due_in.unwrap();
+
+    assert!(next > Duration::from_millis(300), "{next:?}");
+}
+
+#[tokio::test]
+async fn a_failure_that_is_committed_together_with_its_success_is_not_sent_again() {
+    let f = store().await;
+    f.store.create(subscription("hook-a")).await.unwrap();
+    // Holds the success up between its look and its writing.
+    f.sql
+        .batch_execute("BEGIN; LOCK TABLE deliveries IN SHARE MODE")
+        .await
+        .unwrap();
+    let other = store_at(&f.url, &[1]);
+    let success = tokio::task::LocalSet::new();
+    success
+        .run_until(async {
+            let committing =
+                tokio::task::spawn_local(async move { other.commit(&[delivered("hook-a", "ev-1")]).await });
+            wait_until(MINUTE, "the success to stand at the lock", async || {
+                let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'deliveries'::regclass";
+                (number(&f.sql, waiting).await > 0).then_some(())
+            })
+            .await;
+            f.store
+                .commit(&[failed("hook-a", "ev-1", Duration::ZERO)])
+                .await
+                .unwrap();
+            f.sql.batch_execute("COMMIT").await.unwrap();
+            committing.await.unwrap().unwrap();
+        })
+        .await;
+    assert_eq!(
+        number(&f.sql, "SELECT count(*) FROM deliveries_waiting").await,
+        1
+    );
+
+    let claim = f.store.claim_due(limits(&[])).await.unwrap();
+
+    assert!(claim.claimed.is_empty());
+    assert_eq!(
+        number(&f.sql, "SELECT count(*) FROM deliveries_waiting").await,
+        0
+    );
+    let id = delivered("hook-a", "ev-1").delivery.request_id;
+    let view = f.store.delivery(ENV, id).await.unwrap().unwrap();
+    assert_eq!(view.status, webhook::DeliveryStatus::Delivered);
+    assert_eq!(view.attempts.len(), 2);
+    assert_sound(&f.sql).await;
 }
 
 #[tokio::test]

@@ -131,6 +131,7 @@ pub(super) fn limits<'a>(slots: &'a [(Arc<str>, Arc<str>, u32)]) -> ClaimLimits<
         rows_max: 100,
         payload_bytes_max: 1 << 20,
         lease: LEASE,
+        suspect: true,
         slots_default: 10,
         slots,
     }
@@ -173,10 +174,10 @@ pub(super) async fn number(sql: &Session, query: &str) -> i64 {
     sql.query_one(query, &[]).await.unwrap().get(0)
 }
 
-pub(super) async fn sweep_all(store: &Store) -> u64 {
+pub(super) async fn sweep_all(store: &Store) -> u32 {
     let mut all = 0;
     loop {
-        match store.sweep(500).await.unwrap() {
+        match store.sweep(500).await.unwrap().changed() {
             0 => return all,
             n => all += n,
         }

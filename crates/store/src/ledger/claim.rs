@@ -1,6 +1,10 @@
 //! Claims what is due, under a lease: per subscription at most its free places, fair between subscriptions however long
 //! one's backlog is. The transaction has ended before any request is made, and the claim is counted in it.
 //!
+//! A row whose claims came to no outcome twice may be one that kills the process, and its neighbours would be lost with
+//! it: such suspects are claimed one at a time. A row that history has as delivered (two workers had the same message,
+//! and one failed in the instant in which the other succeeded) isn't sent again, but leaves.
+//!
 //! A claim reads the heads that are due, then the first rows of each by index, then sets these heads anew; a head that
 //! was served goes behind those that weren't. Nothing here depends on a backlog's length.
 
@@ -15,11 +19,14 @@ use webhook::RequestId;
 
 use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
+use crate::ledger::pipeline::Pipeline;
 use crate::ledger::record::{Delivery, Payload};
+use crate::ledger::settle;
 use crate::ledger::units::{count, duration, integer, seconds};
 use crate::pool::Store;
 
-/// Claims without an outcome that a delivery has; the next one finds it lost.
+/// Claims without an outcome that a delivery has; the next one finds it lost. The last of them is a suspect's, as the
+/// statements below and the index of the suspects say.
 const CLAIMS_MAX: u32 = 3;
 /// Subscriptions that one claim serves at most.
 const HEADS_MAX: u32 = 128;
@@ -33,40 +40,54 @@ const HEADS: &str = "\
         (SELECT u.environment_id, u.webhook_id FROM unnest($1::text[], $2::text[]) AS u(environment_id, webhook_id)) \
     ORDER BY h.next_due LIMIT $3 FOR UPDATE OF h SKIP LOCKED";
 
-/// The first due rows of each head by index, cut fairly: all first ones before any second one.
+/// The first due rows of each head by index, and a suspect if one may be taken, cut fairly: all first ones before any
+/// second one. Whether history has them as delivered is looked for only in days in which that can have been.
 const LEASE: &str = "\
-    WITH found AS (SELECT d.environment_id, d.request_id, d.payload_bytes, d.due, d.rank \
+    WITH found AS (SELECT d.environment_id, d.request_id, d.payload_bytes, d.due, d.suspect, d.rank \
         FROM unnest($1::text[], $2::text[], $3::int4[]) AS h(environment_id, webhook_id, free) \
         JOIN subscriptions s ON s.environment_id = h.environment_id AND s.webhook_id = h.webhook_id \
             AND s.status = 'active' \
         CROSS JOIN LATERAL (SELECT l.*, row_number() OVER (ORDER BY l.due) AS rank FROM ( \
-            SELECT w.environment_id, w.request_id, w.payload_bytes, w.due FROM deliveries_waiting w \
-            WHERE w.environment_id = h.environment_id AND w.webhook_id = h.webhook_id \
-                AND w.status = 'scheduled' AND w.due <= now() \
-            ORDER BY w.due LIMIT h.free FOR UPDATE SKIP LOCKED) AS l) AS d), \
-    ranked AS (SELECT environment_id, request_id, count(*) OVER fairly AS nth, \
-            sum(payload_bytes) OVER fairly AS bytes \
+            SELECT * FROM (SELECT w.environment_id, w.request_id, w.payload_bytes, w.due, 0 AS suspect \
+                FROM deliveries_waiting w \
+                WHERE w.environment_id = h.environment_id AND w.webhook_id = h.webhook_id \
+                    AND w.status = 'scheduled' AND w.due <= now() AND w.claims < 2 \
+                ORDER BY w.due LIMIT h.free FOR UPDATE SKIP LOCKED) AS plain \
+            UNION ALL SELECT * FROM (SELECT w.environment_id, w.request_id, w.payload_bytes, w.due, 1 AS suspect \
+                FROM deliveries_waiting w \
+                WHERE w.environment_id = h.environment_id AND w.webhook_id = h.webhook_id \
+                    AND w.status = 'scheduled' AND w.due <= now() AND w.claims >= 2 \
+                ORDER BY w.due LIMIT CASE WHEN $8 AND h.free > 0 THEN 1 ELSE 0 END FOR UPDATE SKIP LOCKED) AS suspects \
+            ORDER BY due LIMIT h.free) AS l) AS d), \
+    ranked AS (SELECT environment_id, request_id, suspect, count(*) OVER fairly AS nth, \
+            sum(payload_bytes) OVER fairly AS bytes, sum(suspect) OVER fairly AS suspects \
         FROM found WINDOW fairly AS (ORDER BY rank, due, request_id ROWS UNBOUNDED PRECEDING)), \
-    chosen AS (SELECT environment_id, request_id, nth FROM ranked WHERE nth <= $4 AND (bytes <= $5 OR nth = 1)), \
+    chosen AS (SELECT environment_id, request_id, nth FROM ranked \
+        WHERE nth <= $4 AND (bytes <= $5 OR nth = 1) AND (suspect = 0 OR suspects = 1)), \
     leased AS (UPDATE deliveries_waiting w \
         SET lease_id = $6, due = now() + make_interval(secs => $7), claims = w.claims + 1 \
         FROM chosen c WHERE w.environment_id = c.environment_id AND w.request_id = c.request_id \
         RETURNING w.*, c.nth) \
     SELECT l.environment_id, l.request_id, l.webhook_id, l.event_id, l.event_type, l.attempts, l.claims, \
-        extract(epoch FROM now() - l.created - l.held_for)::float8, l.payload_id, p.data \
+        extract(epoch FROM now() - l.created - l.held_for)::float8, l.payload_id, p.data, \
+        EXISTS (SELECT FROM deliveries d WHERE d.environment_id = l.environment_id AND d.request_id = l.request_id \
+            AND d.status = 'delivered' AND d.settled_on >= (l.created AT TIME ZONE 'UTC')::date - 1) \
     FROM leased l LEFT JOIN payloads_waiting p \
         ON p.environment_id = l.environment_id AND p.payload_id = l.payload_id \
     ORDER BY l.nth";
 
-/// Served heads anew; those of subscriptions that aren't active are the sweep's to see to, and come back in case that
+/// Served heads anew; suspects that had to wait are looked at again in a moment; those of subscriptions that aren't active are the sweep's to see to, and come back in case that
 /// changed while this was read.
 const SET_HEADS: &str = "\
     UPDATE subscription_due h SET next_due = CASE WHEN NOT n.active THEN now() + '5 s' \
             WHEN n.due IS NULL THEN 'infinity' ELSE GREATEST(n.due, now()) END, \
         next_sweep = CASE WHEN n.active THEN h.next_sweep ELSE LEAST(h.next_sweep, now()) END \
-    FROM (SELECT u.environment_id, u.webhook_id, u.active, (SELECT w.due FROM deliveries_waiting w \
+    FROM (SELECT u.environment_id, u.webhook_id, u.active, LEAST((SELECT w.due FROM deliveries_waiting w \
             WHERE w.environment_id = u.environment_id AND w.webhook_id = u.webhook_id AND w.status = 'scheduled' \
-            ORDER BY w.due LIMIT 1) AS due \
+                AND w.claims < 2 ORDER BY w.due LIMIT 1), \
+        (SELECT GREATEST(w.due, now() + '500 ms') FROM deliveries_waiting w \
+            WHERE w.environment_id = u.environment_id AND w.webhook_id = u.webhook_id AND w.status = 'scheduled' \
+                AND w.claims >= 2 ORDER BY w.due LIMIT 1)) AS due \
         FROM unnest($1::text[], $2::text[], $3::bool[]) AS u(environment_id, webhook_id, active)) AS n \
     WHERE h.environment_id = n.environment_id AND h.webhook_id = n.webhook_id";
 
@@ -91,6 +112,8 @@ pub struct ClaimLimits<'a> {
     pub payload_bytes_max: u64,
     /// For so long nobody else gets them.
     pub lease: Duration,
+    /// Whether a suspect may be among them, one at most.
+    pub suspect: bool,
     /// Free places of a subscription that isn't in `slots`.
     pub slots_default: u32,
     /// Free places by environment and webhook; 0: none of it is taken.
@@ -118,6 +141,8 @@ pub struct Claimed {
     pub attempts: u32,
     /// Three claims came to no outcome, or its bytes are gone: to be settled as `Dead(WorkerLost)`, without an attempt.
     pub lost: bool,
+    /// Two claims before this one came to no outcome: nothing else of its kind should be under way with it.
+    pub suspect: bool,
     /// How long ago it was made, time held not counted.
     pub age: Duration,
     /// To be named by what settles it.
@@ -180,6 +205,7 @@ async fn claim(client: &Checkout, limits: ClaimLimits<'_>) -> Result<Claim, Stor
                         &bytes_max,
                         &lease_id,
                         &lease_seconds,
+                        &limits.suspect,
                     ],
                 )
                 .await
@@ -199,10 +225,30 @@ async fn claim(client: &Checkout, limits: ClaimLimits<'_>) -> Result<Claim, Stor
         async { client.query_opt(&next, &[&blocked_environments, &blocked_webhooks]).await },
         client.batch_execute("COMMIT"),
     )?;
+    let (delivered, leased): (Vec<&Row>, Vec<&Row>) =
+        leased.iter().partition(|row| row.get::<_, bool>(10));
+    drop_delivered(client, &delivered).await?;
     Ok(Claim {
         claimed: leased.iter().map(|row| claimed(row, lease_id)).collect(),
         next_due_in: next.map(|row| duration(row.get(0))),
     })
+}
+
+/// Takes out of what waits, in a transaction of its own, what history has as delivered.
+async fn drop_delivered(client: &Checkout, rows: &[&Row]) -> Result<(), StoreError> {
+    let mut keys: Vec<(&str, Uuid, Uuid)> = rows
+        .iter()
+        .map(|row| (row.get(0), row.get(1), row.get(8)))
+        .collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    keys.sort_unstable();
+    client.batch_execute("BEGIN").await?;
+    let mut pipeline = Pipeline::default();
+    settle::drop_rows(&mut pipeline, client, &keys).await?;
+    pipeline.command(client, "COMMIT");
+    pipeline.run().await
 }
 
 /// The heads of one claim, as columns.
@@ -254,6 +300,7 @@ fn claimed(row: &Row, lease_id: Uuid) -> Claimed {
         },
         attempts: count(row.get(5)),
         lost: count(row.get(6)) > CLAIMS_MAX || data.is_none(),
+        suspect: count(row.get(6)) >= CLAIMS_MAX,
         age: duration(row.get(7)),
         payload: Payload {
             id: row.get(8),

@@ -35,6 +35,25 @@ const MOVE: &str = "\
         (now() AT TIME ZONE 'UTC')::date \
     FROM moved";
 
+/// A statement of its own before [`DROP`]: whoever has a row locked adds an attempt to it, and that must be seen.
+const LOCK_ROWS: &str = "\
+    SELECT FROM unnest($1::text[], $2::uuid[]) AS u(environment_id, request_id) \
+        JOIN deliveries_waiting w ON w.environment_id = u.environment_id AND w.request_id = u.request_id \
+    ORDER BY w.environment_id, w.request_id FOR UPDATE OF w";
+
+/// Rows that history has as settled already: they go, their attempts join those of history.
+const DROP: &str = "\
+    WITH gone AS (DELETE FROM deliveries_waiting w USING unnest($1::text[], $2::uuid[]) AS u(environment_id, request_id) \
+        WHERE w.environment_id = u.environment_id AND w.request_id = u.request_id \
+        RETURNING w.environment_id, w.request_id), \
+    moved AS (DELETE FROM attempts_waiting a USING gone g \
+        WHERE a.environment_id = g.environment_id AND a.request_id = g.request_id RETURNING a.*) \
+    INSERT INTO attempts (environment_id, request_id, attempt, started, duration_ms, outcome, status, error, \
+        response, settled_on) \
+    SELECT environment_id, request_id, attempt, started, duration_ms, outcome, status, error, response, \
+        (now() AT TIME ZONE 'UTC')::date \
+    FROM moved";
+
 /// Two that settle the last two deliveries of one payload must not each leave it to the other: the lock makes the
 /// second one look after the first has committed. Hence a statement of its own, before the one that looks.
 const LOCK_PAYLOADS: &str = "\
@@ -112,19 +131,47 @@ pub(crate) async fn move_rows<'a>(
     Ok(())
 }
 
+/// Drops what waits although it is settled: environment, requestId and payload, in the order of the keys.
+pub(crate) async fn drop_rows<'a>(
+    pipeline: &mut Pipeline<'a>,
+    client: &'a Checkout,
+    rows: &[(&'a str, Uuid, Uuid)],
+) -> Result<(), StoreError> {
+    for sql in [LOCK_ROWS, DROP] {
+        let statement = client.prepared(sql).await?;
+        let (environment_ids, request_ids): (Vec<&str>, Vec<Uuid>) =
+            rows.iter().map(|row| (row.0, row.1)).unzip();
+        pipeline.execute(
+            client,
+            statement,
+            vec![Box::new(environment_ids), Box::new(request_ids)],
+        );
+    }
+    let used = rows.iter().map(|row| (row.0, row.2)).collect();
+    move_used(pipeline, client, used).await
+}
+
 /// Moves the payloads of what was moved, copying those that others still wait for.
 pub(crate) async fn move_payloads<'a>(
     pipeline: &mut Pipeline<'a>,
     client: &'a Checkout,
     rows: &[Settling<'a>],
 ) -> Result<(), StoreError> {
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let mut used: Vec<(&str, Uuid)> = rows
+    let used = rows
         .iter()
         .map(|row| (row.environment_id, row.payload_id))
         .collect();
+    move_used(pipeline, client, used).await
+}
+
+async fn move_used<'a>(
+    pipeline: &mut Pipeline<'a>,
+    client: &'a Checkout,
+    mut used: Vec<(&'a str, Uuid)>,
+) -> Result<(), StoreError> {
+    if used.is_empty() {
+        return Ok(());
+    }
     used.sort_unstable();
     used.dedup();
     for sql in [LOCK_PAYLOADS, MOVE_PAYLOADS] {

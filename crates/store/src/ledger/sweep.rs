@@ -79,12 +79,42 @@ struct Webhook<'a> {
     webhook_id: &'a str,
 }
 
+/// How many deliveries a sweep changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// Held, since their subscription is paused.
+    pub held: u32,
+    /// Scheduled again, since it isn't any more.
+    pub released: u32,
+    /// Cancelled, since it is disabled or removed.
+    pub cancelled: u32,
+    /// Dead, since its receiver said 410.
+    pub dead: u32,
+}
+
+impl Swept {
+    /// All of them; as many as the sweep's limit if there may be more.
+    #[must_use]
+    pub fn changed(&self) -> u32 {
+        self.held + self.released + self.cancelled + self.dead
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self {
+            held: self.held + other.held,
+            released: self.released + other.released,
+            cancelled: self.cancelled + other.cancelled,
+            dead: self.dead + other.dead,
+        }
+    }
+}
+
 impl Store {
-    /// Sweeps up to `limit` deliveries. Returns how many it changed: as many as `limit` if there may be more.
+    /// Sweeps up to `limit` deliveries.
     ///
     /// # Errors
     /// `Unavailable`; what was done is done, the rest comes again.
-    pub async fn sweep(&self, limit: u32) -> Result<u64, StoreError> {
+    pub async fn sweep(&self, limit: u32) -> Result<Swept, StoreError> {
         let client = self.checkout().await?;
         let taken = limited(async {
             let take = client.prepared(TAKE).await?;
@@ -93,25 +123,26 @@ impl Store {
         .await?;
         client.done();
 
-        let mut left = i64::from(limit);
+        let mut swept = Swept::default();
         for row in &taken {
             let webhook = Webhook {
                 environment_id: row.get(0),
                 webhook_id: row.get(1),
             };
-            left -= self.sweep_one(webhook, left).await?;
+            let left = limit.saturating_sub(swept.changed());
+            swept = swept.and(self.sweep_one(webhook, left).await?);
         }
-        Ok(u64::from(limit).saturating_sub(u64::try_from(left).unwrap_or(0)))
+        Ok(swept)
     }
 
     /// Sweeps one subscription and says when it is to be looked at again.
-    async fn sweep_one(&self, webhook: Webhook<'_>, limit: i64) -> Result<i64, StoreError> {
+    async fn sweep_one(&self, webhook: Webhook<'_>, limit: u32) -> Result<Swept, StoreError> {
         let mut made_partition = false;
         loop {
             let client = self.checkout().await?;
             let swept = limited(async {
                 let swept = sweep_rows(&client, webhook, limit).await?;
-                look_again(&client, webhook, swept >= limit).await?;
+                look_again(&client, webhook, swept.changed() >= limit).await?;
                 Ok(swept)
             })
             .await;
@@ -134,11 +165,13 @@ impl Store {
 async fn sweep_rows(
     client: &Checkout,
     webhook: Webhook<'_>,
-    limit: i64,
-) -> Result<i64, StoreError> {
+    limit: u32,
+) -> Result<Swept, StoreError> {
+    let mut swept = Swept::default();
     if limit == 0 {
-        return Ok(0);
+        return Ok(swept);
     }
+    let rows_max = i64::from(limit);
     let key = [webhook.environment_id, webhook.webhook_id];
     let state = client.prepared(STATE).await?;
     client.batch_execute("BEGIN").await?;
@@ -146,36 +179,48 @@ async fn sweep_rows(
     let state = state.map_or(SubscriptionState::Ended { gone: false }, |row| {
         subscription_state(row.get(0), row.get(1))
     });
-    let swept = match state {
+    match state {
         SubscriptionState::Active => {
             let release = client.prepared(RELEASE).await?;
             let released = client
-                .execute(&release, &[&key[0], &key[1], &limit])
+                .execute(&release, &[&key[0], &key[1], &rows_max])
                 .await?;
             if released > 0 {
                 heads::look_now(client, webhook.environment_id, webhook.webhook_id).await?;
             }
-            i64::try_from(released).unwrap_or(limit)
+            swept.released = number(released, limit);
         }
         SubscriptionState::Paused => {
             let hold = client.prepared(HOLD).await?;
-            let held = client.execute(&hold, &[&key[0], &key[1], &limit]).await?;
-            i64::try_from(held).unwrap_or(limit)
+            let held = client
+                .execute(&hold, &[&key[0], &key[1], &rows_max])
+                .await?;
+            swept.held = number(held, limit);
         }
         SubscriptionState::Ended { gone } => {
             let scheduled = client.prepared(SCHEDULED).await?;
             let mut rows = client
-                .query(&scheduled, &[&key[0], &key[1], &limit])
+                .query(&scheduled, &[&key[0], &key[1], &rows_max])
                 .await?;
-            let left = limit - i64::try_from(rows.len()).unwrap_or(limit);
+            let left = i64::from(limit - number(rows.len() as u64, limit));
             let held = client.prepared(HELD).await?;
             rows.extend(client.query(&held, &[&key[0], &key[1], &left]).await?);
             end(client, webhook, gone, &rows).await?;
-            i64::try_from(rows.len()).unwrap_or(limit)
+            let ended = if gone {
+                &mut swept.dead
+            } else {
+                &mut swept.cancelled
+            };
+            *ended = number(rows.len() as u64, limit);
         }
-    };
+    }
     client.batch_execute("COMMIT").await?;
     Ok(swept)
+}
+
+/// Rows, of which there are `limit` at most.
+fn number(rows: u64, limit: u32) -> u32 {
+    u32::try_from(rows).unwrap_or(limit).min(limit)
 }
 
 /// Settles what waited for a subscription that has ended.
