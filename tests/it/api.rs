@@ -1,5 +1,6 @@
 //! The management API, against a running `postrider serve`.
 
 mod access;
+mod openapi;
 mod subscriptions;
 mod tenant;

@@ -9,7 +9,9 @@ mod body;
 mod credentials;
 mod events;
 mod oauth;
+mod openapi;
 mod problem;
+mod route_table;
 mod routes;
 mod secrets;
 mod settings;
@@ -20,6 +22,7 @@ mod webhooks;
 
 pub use credentials::{NewCredential, new_credential};
 pub use events::{EventRefused, Publication};
+pub use openapi::openapi_document;
 pub use problem::Problem;
 pub use routes::{Api, is_environment_id, serve};
 pub use settings::ApiSettings;

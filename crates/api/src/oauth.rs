@@ -14,6 +14,7 @@ use store::{Credential, Store};
 use url::form_urlencoded;
 
 use crate::access::Access;
+use crate::problem::Problem;
 use crate::secrets;
 use crate::token::LIFETIME_SECONDS;
 
@@ -69,6 +70,20 @@ pub(crate) async fn token(
         Ok(asked) => grant(store, access, limits, &asked).await,
         Err(refusal) => Err(refusal),
     };
+    respond(answer)
+}
+
+/// The answer to a request whose body can't be read.
+pub(crate) fn unread(problem: &Problem) -> Response {
+    respond(Err(Refusal {
+        status: problem.status,
+        error: "invalid_request",
+        description: "the body is too large, or breaks off",
+        retry_after_seconds: None,
+    }))
+}
+
+fn respond(answer: Result<String, Refusal>) -> Response {
     let (status, body, retry_after) = match answer {
         Ok(token) => {
             let body = json!({"access_token": token, "token_type": "Bearer", "expires_in": LIFETIME_SECONDS});

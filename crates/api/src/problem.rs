@@ -11,12 +11,12 @@ const RETRY_AFTER_SECONDS: &str = "5";
 /// One problem. Its `type` is stable: `https://postrider.dev/problems/` and a name.
 #[derive(Debug)]
 pub struct Problem {
-    status: StatusCode,
-    name: &'static str,
+    pub(crate) status: StatusCode,
+    pub(crate) name: &'static str,
     title: &'static str,
     detail: String,
     faults: Vec<Fault>,
-    header: Option<(&'static str, &'static str)>,
+    pub(crate) header: Option<(&'static str, &'static str)>,
 }
 
 impl Problem {
@@ -153,6 +153,25 @@ impl Problem {
             "the log says what happened",
         )
     }
+
+    /// What the response's body says.
+    pub(crate) fn body(&self) -> Value {
+        let mut body = json!({
+            "type": format!("https://postrider.dev/problems/{}", self.name),
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+        });
+        if !self.faults.is_empty() {
+            let errors: Vec<Value> = self
+                .faults
+                .iter()
+                .map(|fault| json!({"pointer": fault.pointer, "detail": fault.detail}))
+                .collect();
+            body["errors"] = Value::Array(errors);
+        }
+        body
+    }
 }
 
 impl From<StoreError> for Problem {
@@ -173,25 +192,11 @@ impl From<StoreError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut body = json!({
-            "type": format!("https://postrider.dev/problems/{}", self.name),
-            "title": self.title,
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        });
-        if !self.faults.is_empty() {
-            let errors: Vec<Value> = self
-                .faults
-                .iter()
-                .map(|fault| json!({"pointer": fault.pointer, "detail": fault.detail}))
-                .collect();
-            body["errors"] = Value::Array(errors);
-        }
         let kind = (
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
-        let mut response = (self.status, [kind], body.to_string()).into_response();
+        let mut response = (self.status, [kind], self.body().to_string()).into_response();
         if let Some((name, value)) = self.header {
             response
                 .headers_mut()

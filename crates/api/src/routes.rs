@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
 use bytes::Bytes;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use store::{Role, Store};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use url::form_urlencoded;
+use utoipa::openapi::HttpMethod::{Delete, Get, Patch, Post};
+use utoipa::openapi::Paths;
 use uuid::Uuid;
 use webhook::AddressPolicy;
 
@@ -26,7 +28,9 @@ use crate::body;
 use crate::credentials;
 use crate::events::{self, Publication};
 use crate::oauth::{self, TokenLimits};
+use crate::openapi;
 use crate::problem::Problem;
+use crate::route_table::RouteTable;
 use crate::settings::ApiSettings;
 use crate::subscription_body::UrlRules;
 use crate::test_delivery;
@@ -86,14 +90,13 @@ impl Api {
         })
     }
 
-    /// Reads a request whole and checks who asks.
+    /// Checks who asks. The body is left unread: only some routes have a use for it.
     async fn admit(
         &self,
         request: Request,
         environment_id: &str,
         role: Role,
-        bytes_max: usize,
-    ) -> Result<Asked, Problem> {
+    ) -> Result<Admitted, Problem> {
         if !is_environment_id(environment_id) {
             return Err(Problem::not_found());
         }
@@ -101,30 +104,36 @@ impl Api {
         self.access
             .check(&head.headers, environment_id, role)
             .await?;
-        let body = body::read(body, bytes_max).await?;
-        Ok(Asked {
-            headers: head.headers,
-            query: head.uri.query().unwrap_or("").to_owned(),
-            body,
-        })
+        Ok(Admitted { head, body })
     }
 
-    async fn workbench(&self, request: Request, environment_id: &str) -> Result<Asked, Problem> {
-        self.admit(
-            request,
-            environment_id,
-            Role::Workbench,
-            self.settings.body_bytes_max,
-        )
-        .await
+    async fn workbench(&self, request: Request, environment_id: &str) -> Result<Admitted, Problem> {
+        self.admit(request, environment_id, Role::Workbench).await
     }
 }
 
 /// A request that may be answered.
-struct Asked {
-    headers: axum::http::HeaderMap,
-    query: String,
-    body: Bytes,
+struct Admitted {
+    head: Parts,
+    body: Body,
+}
+
+impl Admitted {
+    async fn read(self, bytes_max: usize) -> Result<(HeaderMap, Bytes), Problem> {
+        Ok((self.head.headers, body::read(self.body, bytes_max).await?))
+    }
+
+    /// The body's object.
+    async fn object(self, bytes_max: usize, kinds: &[&str]) -> Result<Map<String, Value>, Problem> {
+        let (headers, body) = self.read(bytes_max).await?;
+        body::object(&headers, &body, kinds)
+    }
+
+    /// The same for a body that may be absent.
+    async fn optional_object(self, bytes_max: usize) -> Result<Map<String, Value>, Problem> {
+        let (headers, body) = self.read(bytes_max).await?;
+        body::optional_object(&headers, &body)
+    }
 }
 
 type Shared = State<Arc<Api>>;
@@ -144,31 +153,61 @@ pub async fn serve(
         .await
 }
 
+/// What the table says of the routes.
+pub(crate) fn described() -> Paths {
+    table().paths
+}
+
+fn table() -> RouteTable {
+    use openapi::{credentials as c, events as e, token as t, webhooks as w};
+    RouteTable::new()
+        .route(Post, "/oauth2/token", token, t::ask())
+        .route(
+            Post,
+            "/v1/{env}/credentials",
+            create_credential,
+            c::create(),
+        )
+        .route(
+            Delete,
+            "/v1/{env}/credentials/{clientId}",
+            delete_credential,
+            c::delete(),
+        )
+        .route(Post, "/v1/{env}/webhook", create, w::create())
+        .route(Get, "/v1/{env}/webhook", list, w::list())
+        .route(Get, "/v1/{env}/webhook/{id}", show, w::show())
+        .route(Patch, "/v1/{env}/webhook/{id}", change, w::change())
+        .route(Delete, "/v1/{env}/webhook/{id}", remove, w::remove())
+        .route(
+            Post,
+            "/v1/{env}/webhook/{id}/secret/rotate",
+            rotate,
+            w::rotate(),
+        )
+        .route(Post, "/v1/{env}/webhook/{id}/test", test, w::test())
+        .route(Post, "/v1/{env}/events", publish, e::publish())
+        .route(Get, "/openapi.json", document, openapi::document())
+}
+
 fn router(api: Api) -> Router {
     let limit = REQUEST_LIMIT + api.settings.attempt_max;
-    Router::new()
-        .route("/oauth2/token", post(token))
-        .route("/v1/{env}/credentials", post(create_credential))
-        .route("/v1/{env}/credentials/{id}", delete(delete_credential))
-        .route("/v1/{env}/webhook", get(list).post(create))
-        .route(
-            "/v1/{env}/webhook/{id}",
-            get(show).patch(change).delete(remove),
-        )
-        .route("/v1/{env}/webhook/{id}/secret/rotate", post(rotate))
-        .route("/v1/{env}/webhook/{id}/test", post(test))
-        .route("/v1/{env}/events", post(publish))
+    table()
+        .router
         .fallback(async || Problem::not_found())
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(from_fn_with_state(limit, manners))
         .with_state(Arc::new(api))
 }
 
-async fn token(State(api): Shared, request: Request) -> Answer {
+async fn token(State(api): Shared, request: Request) -> Response {
     let (head, body) = request.into_parts();
-    let body = body::read(body, TOKEN_BODY_BYTES_MAX).await?;
+    let body = match body::read(body, TOKEN_BODY_BYTES_MAX).await {
+        Ok(body) => body,
+        Err(problem) => return oauth::unread(&problem),
+    };
     let query = head.uri.query().unwrap_or("");
-    Ok(oauth::token(
+    oauth::token(
         &api.store,
         &api.access,
         &api.limits,
@@ -176,7 +215,7 @@ async fn token(State(api): Shared, request: Request) -> Answer {
         query,
         &body,
     )
-    .await)
+    .await
 }
 
 async fn create_credential(
@@ -184,10 +223,10 @@ async fn create_credential(
     Path(env): Path<String>,
     request: Request,
 ) -> Answer {
-    let asked = api
-        .admit(request, &env, Role::Auth, api.settings.body_bytes_max)
+    let admitted = api.admit(request, &env, Role::Auth).await?;
+    let object = admitted
+        .object(api.settings.body_bytes_max, body::JSON)
         .await?;
-    let object = body::object(&asked.headers, &asked.body, body::JSON)?;
     let (status, made) = credentials::create(&api.store, &env, &object).await?;
     Ok(json(status, &made))
 }
@@ -197,8 +236,7 @@ async fn delete_credential(
     Path((env, id)): Path<(String, String)>,
     request: Request,
 ) -> Answer {
-    api.admit(request, &env, Role::Auth, api.settings.body_bytes_max)
-        .await?;
+    api.admit(request, &env, Role::Auth).await?;
     api.store.delete_credential(&env, &id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
@@ -209,8 +247,10 @@ async fn list(State(api): Shared, Path(env): Path<String>, request: Request) -> 
 }
 
 async fn create(State(api): Shared, Path(env): Path<String>, request: Request) -> Answer {
-    let asked = api.workbench(request, &env).await?;
-    let object = body::object(&asked.headers, &asked.body, body::JSON)?;
+    let admitted = api.workbench(request, &env).await?;
+    let object = admitted
+        .object(api.settings.body_bytes_max, body::JSON)
+        .await?;
     let (path, made) = api.webhooks.create(&env, &object).await?;
     let mut response = json(StatusCode::CREATED, &made);
     if let Ok(path) = HeaderValue::from_str(&path) {
@@ -233,8 +273,10 @@ async fn change(
     Path((env, id)): Path<(String, String)>,
     request: Request,
 ) -> Answer {
-    let asked = api.workbench(request, &env).await?;
-    let object = body::object(&asked.headers, &asked.body, body::MERGE_PATCH)?;
+    let admitted = api.workbench(request, &env).await?;
+    let object = admitted
+        .object(api.settings.body_bytes_max, body::MERGE_PATCH)
+        .await?;
     Ok(json(
         StatusCode::OK,
         &api.webhooks.change(&env, &id, &object).await?,
@@ -246,8 +288,9 @@ async fn remove(
     Path((env, id)): Path<(String, String)>,
     request: Request,
 ) -> Answer {
-    let asked = api.workbench(request, &env).await?;
-    let permanently = form_urlencoded::parse(asked.query.as_bytes())
+    let admitted = api.workbench(request, &env).await?;
+    let query = admitted.head.uri.query().unwrap_or("");
+    let permanently = form_urlencoded::parse(query.as_bytes())
         .any(|(name, value)| name == "permanently" && value == "true");
     if permanently {
         return Ok(api.webhooks.remove(&env, &id).await?.into_response());
@@ -263,8 +306,10 @@ async fn rotate(
     Path((env, id)): Path<(String, String)>,
     request: Request,
 ) -> Answer {
-    let asked = api.workbench(request, &env).await?;
-    let object = body::optional_object(&asked.headers, &asked.body)?;
+    let admitted = api.workbench(request, &env).await?;
+    let object = admitted
+        .optional_object(api.settings.body_bytes_max)
+        .await?;
     Ok(json(
         StatusCode::OK,
         &api.webhooks.rotate(&env, &id, &object).await?,
@@ -276,8 +321,10 @@ async fn test(
     Path((env, id)): Path<(String, String)>,
     request: Request,
 ) -> Answer {
-    let asked = api.workbench(request, &env).await?;
-    let object = body::optional_object(&asked.headers, &asked.body)?;
+    let admitted = api.workbench(request, &env).await?;
+    let object = admitted
+        .optional_object(api.settings.body_bytes_max)
+        .await?;
     let faults = body::unknown_keys(&object, &[]);
     if !faults.is_empty() {
         return Err(Problem::invalid(faults));
@@ -287,18 +334,16 @@ async fn test(
 }
 
 async fn publish(State(api): Shared, Path(env): Path<String>, request: Request) -> Answer {
-    let asked = api
-        .admit(request, &env, Role::Events, EVENTS_BODY_BYTES_MAX)
-        .await?;
-    body::expect_kind(&asked.headers, body::JSON)?;
-    let accepted = events::publish(
-        &api.publisher,
-        &env,
-        &asked.body,
-        api.settings.message_bytes_max,
-    )
-    .await?;
+    let admitted = api.admit(request, &env, Role::Events).await?;
+    let (headers, body) = admitted.read(EVENTS_BODY_BYTES_MAX).await?;
+    body::expect_kind(&headers, body::JSON)?;
+    let accepted =
+        events::publish(&api.publisher, &env, &body, api.settings.message_bytes_max).await?;
     Ok(json(StatusCode::ACCEPTED, &accepted))
+}
+
+async fn document() -> Response {
+    json_text(StatusCode::OK, openapi::openapi_document())
 }
 
 /// Whether a text can be an environment's id: `[A-Za-z0-9_-]{1,64}`.
@@ -310,11 +355,15 @@ pub fn is_environment_id(text: &str) -> bool {
 }
 
 fn json(status: StatusCode, body: &Value) -> Response {
+    json_text(status, body.to_string())
+}
+
+fn json_text(status: StatusCode, text: impl Into<Body>) -> Response {
     let kind = [(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/json"),
     )];
-    (status, kind, Body::from(body.to_string())).into_response()
+    (status, kind, text.into()).into_response()
 }
 
 /// What all requests have in common. The log line has the path, but neither query nor headers.

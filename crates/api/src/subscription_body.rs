@@ -12,9 +12,9 @@ use webhook::{
 
 use crate::body::{pointer, unknown_keys};
 
-const NAME_BYTES_MAX: usize = 256;
+pub(crate) const NAME_BYTES_MAX: usize = 256;
 /// What a new one may say.
-const NEW_KEYS: [&str; 8] = [
+pub(crate) const NEW_KEYS: [&str; 8] = [
     "name",
     "types",
     "url",
@@ -25,7 +25,7 @@ const NEW_KEYS: [&str; 8] = [
     "status",
 ];
 /// What a change may say.
-const PATCH_KEYS: [&str; 6] = ["name", "types", "url", "headers", "method", "status"];
+pub(crate) const PATCH_KEYS: [&str; 6] = ["name", "types", "url", "headers", "method", "status"];
 
 /// What URLs may be.
 #[derive(Clone, Debug)]

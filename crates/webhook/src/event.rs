@@ -11,7 +11,7 @@ use crate::members::{check_json, decode_string};
 use crate::no_event::{NoEvent, NoEventReason};
 
 /// The most bytes that `environmentId`, `data.id` and `data.analyticsEvent` may have.
-const FIELD_BYTES_MAX: usize = 256;
+pub const FIELD_BYTES_MAX: usize = 256;
 
 /// One analytics event, as far as it is read. `Debug` tells the size of `data` only, since bodies stay out of logs.
 #[derive(Clone, PartialEq, Eq)]

@@ -29,7 +29,7 @@ mod any_message;
 pub use address_policy::{AddressPolicy, RefusedAddress};
 pub use delivery_id::RequestId;
 pub use envelope::Envelope;
-pub use event::{Event, decode_event};
+pub use event::{Event, FIELD_BYTES_MAX, decode_event};
 pub use no_event::{NoEvent, NoEventReason};
 pub use outcome::Outcome;
 pub use retry::RetryPolicy;
@@ -37,6 +37,10 @@ pub use retry_after::parse_retry_after;
 pub use settlement::{Answer, DeadReason, DeliveryStatus, Settlement, settle};
 pub use signature::{Secret, SecretError, SigningKey, VerifyError, sign, verify};
 pub use subscription::{Method, Status, Subscription, new_webhook_id};
-pub use subscription_check::{Fault, check_headers, check_match_id, check_types};
+pub use subscription_check::{
+    Fault, HEADER_NAME_BYTES_MAX, HEADER_PREFIXES_RESERVED, HEADER_VALUE_BYTES_MAX, HEADERS_MAX,
+    HEADERS_RESERVED, MATCH_ID_BYTES_MAX, TYPE_BYTES_MAX, TYPES_MAX, check_headers, check_match_id,
+    check_types,
+};
 pub use subscription_index::SubscriptionIndex;
-pub use url_check::{check_url, url_literal_address};
+pub use url_check::{URL_BYTES_MAX, check_url, url_literal_address};

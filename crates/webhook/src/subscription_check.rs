@@ -5,20 +5,20 @@ use std::collections::HashSet;
 use std::fmt::Write;
 
 /// How many event types one subscription may name.
-const TYPES_MAX: usize = 50;
+pub const TYPES_MAX: usize = 50;
 /// The most characters of one event type.
-const TYPE_BYTES_MAX: usize = 64;
+pub const TYPE_BYTES_MAX: usize = 64;
 /// How many headers of its own one subscription may have.
-const HEADERS_MAX: usize = 20;
+pub const HEADERS_MAX: usize = 20;
 /// The most bytes of a header's name.
-const HEADER_NAME_BYTES_MAX: usize = 64;
+pub const HEADER_NAME_BYTES_MAX: usize = 64;
 /// The most bytes of a header's value.
-const HEADER_VALUE_BYTES_MAX: usize = 1024;
+pub const HEADER_VALUE_BYTES_MAX: usize = 1024;
 /// The most bytes of a card or flow id.
-const MATCH_ID_BYTES_MAX: usize = 256;
+pub const MATCH_ID_BYTES_MAX: usize = 256;
 
 /// Headers that are ours, the connection's or the body's to set.
-const HEADERS_RESERVED: [&str; 9] = [
+pub const HEADERS_RESERVED: [&str; 9] = [
     "host",
     "connection",
     "keep-alive",
@@ -30,7 +30,7 @@ const HEADERS_RESERVED: [&str; 9] = [
     "user-agent",
 ];
 /// The same, by how they begin.
-const HEADER_PREFIXES_RESERVED: [&str; 4] = ["proxy-", "content-", "webhook-", "postrider-"];
+pub const HEADER_PREFIXES_RESERVED: [&str; 4] = ["proxy-", "content-", "webhook-", "postrider-"];
 
 /// One fault of a subscription that was sent in.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use url::{Host, Url};
 use crate::subscription_check::Fault;
 
 /// The most bytes of a URL.
-const URL_BYTES_MAX: usize = 2048;
+pub const URL_BYTES_MAX: usize = 2048;
 
 /// Checks `url`: http (unless `require_https`) or https, a host, no userinfo, no control characters anywhere, at most
 /// 2,048 bytes. It is read as the WHATWG URL standard reads it, so requests must be made by that reading too.
