@@ -1,6 +1,8 @@
 //! The management API, against a running `postrider serve`.
 
 mod access;
+mod manners;
 mod openapi;
+mod schemathesis;
 mod subscriptions;
 mod tenant;

@@ -4,7 +4,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use webhook::Fault;
+use webhook::{Fault, escape_pointer};
 
 use crate::problem::Problem;
 
@@ -86,7 +86,7 @@ pub(crate) fn unknown_keys(object: &Map<String, Value>, known: &[&str]) -> Vec<F
         .collect()
 }
 
-/// A member's JSON pointer, as a URI fragment's plain text (RFC 6901, section 3).
+/// A member's JSON pointer, as a URI's fragment.
 pub(crate) fn pointer(key: &str) -> String {
-    format!("#/{}", key.replace('~', "~0").replace('/', "~1"))
+    format!("#/{}", escape_pointer(key))
 }

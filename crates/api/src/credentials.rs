@@ -70,6 +70,14 @@ pub(crate) async fn create(
     ))
 }
 
+/// Whether a text can be a clientId; nothing else is looked up.
+pub(crate) fn is_client_id(text: &str) -> bool {
+    text.len() == 32
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 fn role(object: &Map<String, Value>) -> Result<Role, Vec<Fault>> {
     let mut faults = unknown_keys(object, &["role"]);
     let role = match object

@@ -59,14 +59,19 @@ fn messages(
     body: &[u8],
     message_bytes_max: usize,
 ) -> Result<Vec<(String, Bytes)>, Problem> {
+    let wrong = || {
+        let detail = "must be {\"data\": an event or a list of events}";
+        Problem::invalid(vec![Fault::new("#", detail)])
+    };
     let posted: Posted<'_> =
         serde_json::from_slice(body).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => Problem::invalid(vec![Fault::new(
-                "#",
-                "must be {\"data\": an event or a list of events}",
-            )]),
+            serde_json::error::Category::Data => wrong(),
             _ => Problem::not_json(error.to_string()),
         })?;
+    // Serde takes a list of the members for the object.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(wrong());
+    }
     let text = posted.data.get();
     let is_list = text.starts_with('[');
     let events: Vec<&RawValue> = if is_list {

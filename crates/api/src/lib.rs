@@ -8,6 +8,7 @@ mod access;
 mod body;
 mod credentials;
 mod events;
+mod names;
 mod oauth;
 mod openapi;
 mod problem;
@@ -22,7 +23,8 @@ mod webhooks;
 
 pub use credentials::{NewCredential, new_credential};
 pub use events::{EventRefused, Publication};
+pub use names::is_environment_id;
 pub use openapi::openapi_document;
 pub use problem::Problem;
-pub use routes::{Api, is_environment_id, serve};
+pub use routes::{Api, serve};
 pub use settings::ApiSettings;

@@ -1,5 +1,6 @@
 //! `POST /oauth2/token`: client credentials (RFC 6749, section 4.4). Its errors have the RFC's shape, not RFC 9457's.
 
+use std::borrow::Cow;
 use std::num::NonZeroU32;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,6 +15,7 @@ use store::{Credential, Store};
 use url::form_urlencoded;
 
 use crate::access::Access;
+use crate::credentials::is_client_id;
 use crate::problem::Problem;
 use crate::secrets;
 use crate::token::LIFETIME_SECONDS;
@@ -30,6 +32,25 @@ struct Asked {
     grant_type: Option<String>,
     client_id: Option<String>,
     client_secret: Option<String>,
+}
+
+impl Asked {
+    /// RFC 6749, section 3.2: a parameter without a value is left out, one that isn't known ignored, none stands twice.
+    fn put(&mut self, name: &str, value: Cow<'_, str>) -> Result<(), Refusal> {
+        let place = match name {
+            "grant_type" => &mut self.grant_type,
+            "client_id" => &mut self.client_id,
+            "client_secret" => &mut self.client_secret,
+            _ => return Ok(()),
+        };
+        if value.is_empty() {
+            return Ok(());
+        }
+        match place.replace(value.into_owned()) {
+            None => Ok(()),
+            Some(_) => Err(bad("invalid_request", "a parameter stands twice")),
+        }
+    }
 }
 
 /// An error of RFC 6749, section 5.2.
@@ -140,7 +161,12 @@ async fn grant(
     let (Some(client_id), Some(client_secret)) = (&asked.client_id, &asked.client_secret) else {
         return Err(invalid_client());
     };
-    let credential = store.credential(client_id).await.map_err(|error| {
+    let found = if is_client_id(client_id) {
+        store.credential(client_id).await
+    } else {
+        Ok(None)
+    };
+    let credential = found.map_err(|error| {
         tracing::warn!(%error, "a token can't be given now");
         Refusal {
             status: StatusCode::SERVICE_UNAVAILABLE,
@@ -176,17 +202,13 @@ async fn grant(
 fn read(headers: &HeaderMap, query: &str, body: &[u8]) -> Result<Asked, Refusal> {
     let mut asked = Asked::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-        match &*name {
-            "grant_type" => asked.grant_type = Some(value.into_owned()),
-            "client_id" => asked.client_id = Some(value.into_owned()),
-            "client_secret" => {
-                return Err(bad(
-                    "invalid_request",
-                    "client_secret must not stand in the URL, which is logged",
-                ));
-            }
-            _ => {}
+        if name == "client_secret" {
+            return Err(bad(
+                "invalid_request",
+                "client_secret must not stand in the URL, which is logged",
+            ));
         }
+        asked.put(&name, value)?;
     }
     let kind = headers
         .get(header::CONTENT_TYPE)
@@ -203,13 +225,7 @@ fn read(headers: &HeaderMap, query: &str, body: &[u8]) -> Result<Asked, Refusal>
         ));
     }
     for (name, value) in form_urlencoded::parse(body) {
-        let place = match &*name {
-            "grant_type" => &mut asked.grant_type,
-            "client_id" => &mut asked.client_id,
-            "client_secret" => &mut asked.client_secret,
-            _ => continue,
-        };
-        *place = Some(value.into_owned());
+        asked.put(&name, value)?;
     }
     if let Some(value) = headers.get(header::AUTHORIZATION) {
         let (client_id, client_secret) = value

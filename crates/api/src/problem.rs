@@ -48,6 +48,11 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "not-json", "Not JSON", detail)
     }
 
+    /// 400: a query that isn't as it must be.
+    pub(crate) fn bad_query(detail: &str) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-query", "Bad query", detail)
+    }
+
     /// 401: no token, or a bad or expired one.
     pub(crate) fn unauthenticated(detail: &str) -> Self {
         Self::new(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -27,6 +27,7 @@ use crate::access::Access;
 use crate::body;
 use crate::credentials;
 use crate::events::{self, Publication};
+use crate::names::Names;
 use crate::oauth::{self, TokenLimits};
 use crate::openapi;
 use crate::problem::Problem;
@@ -37,7 +38,6 @@ use crate::test_delivery;
 use crate::token::TokenKeys;
 use crate::webhooks::Webhooks;
 
-const ENVIRONMENT_ID_BYTES_MAX: usize = 64;
 /// A token's form is a few hundred bytes.
 const TOKEN_BODY_BYTES_MAX: usize = 16 << 10;
 /// Events come in lists.
@@ -94,21 +94,19 @@ impl Api {
     async fn admit(
         &self,
         request: Request,
-        environment_id: &str,
+        names: &Names,
         role: Role,
     ) -> Result<Admitted, Problem> {
-        if !is_environment_id(environment_id) {
+        let (head, body) = request.into_parts();
+        self.access.check(&head.headers, &names.env, role).await?;
+        if !names.possible {
             return Err(Problem::not_found());
         }
-        let (head, body) = request.into_parts();
-        self.access
-            .check(&head.headers, environment_id, role)
-            .await?;
         Ok(Admitted { head, body })
     }
 
-    async fn workbench(&self, request: Request, environment_id: &str) -> Result<Admitted, Problem> {
-        self.admit(request, environment_id, Role::Workbench).await
+    async fn workbench(&self, request: Request, names: &Names) -> Result<Admitted, Problem> {
+        self.admit(request, names, Role::Workbench).await
     }
 }
 
@@ -218,40 +216,32 @@ async fn token(State(api): Shared, request: Request) -> Response {
     .await
 }
 
-async fn create_credential(
-    State(api): Shared,
-    Path(env): Path<String>,
-    request: Request,
-) -> Answer {
-    let admitted = api.admit(request, &env, Role::Auth).await?;
+async fn create_credential(State(api): Shared, names: Names, request: Request) -> Answer {
+    let admitted = api.admit(request, &names, Role::Auth).await?;
     let object = admitted
         .object(api.settings.body_bytes_max, body::JSON)
         .await?;
-    let (status, made) = credentials::create(&api.store, &env, &object).await?;
+    let (status, made) = credentials::create(&api.store, &names.env, &object).await?;
     Ok(json(status, &made))
 }
 
-async fn delete_credential(
-    State(api): Shared,
-    Path((env, id)): Path<(String, String)>,
-    request: Request,
-) -> Answer {
-    api.admit(request, &env, Role::Auth).await?;
-    api.store.delete_credential(&env, &id).await?;
+async fn delete_credential(State(api): Shared, names: Names, request: Request) -> Answer {
+    api.admit(request, &names, Role::Auth).await?;
+    api.store.delete_credential(&names.env, &names.id).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-async fn list(State(api): Shared, Path(env): Path<String>, request: Request) -> Answer {
-    api.workbench(request, &env).await?;
-    Ok(json(StatusCode::OK, &api.webhooks.list(&env).await?))
+async fn list(State(api): Shared, names: Names, request: Request) -> Answer {
+    api.workbench(request, &names).await?;
+    Ok(json(StatusCode::OK, &api.webhooks.list(&names.env).await?))
 }
 
-async fn create(State(api): Shared, Path(env): Path<String>, request: Request) -> Answer {
-    let admitted = api.workbench(request, &env).await?;
+async fn create(State(api): Shared, names: Names, request: Request) -> Answer {
+    let admitted = api.workbench(request, &names).await?;
     let object = admitted
         .object(api.settings.body_bytes_max, body::JSON)
         .await?;
-    let (path, made) = api.webhooks.create(&env, &object).await?;
+    let (path, made) = api.webhooks.create(&names.env, &object).await?;
     let mut response = json(StatusCode::CREATED, &made);
     if let Ok(path) = HeaderValue::from_str(&path) {
         response.headers_mut().insert(header::LOCATION, path);
@@ -259,69 +249,67 @@ async fn create(State(api): Shared, Path(env): Path<String>, request: Request) -
     Ok(response)
 }
 
-async fn show(
-    State(api): Shared,
-    Path((env, id)): Path<(String, String)>,
-    request: Request,
-) -> Answer {
-    api.workbench(request, &env).await?;
-    Ok(json(StatusCode::OK, &api.webhooks.get(&env, &id).await?))
+async fn show(State(api): Shared, names: Names, request: Request) -> Answer {
+    api.workbench(request, &names).await?;
+    Ok(json(
+        StatusCode::OK,
+        &api.webhooks.get(&names.env, &names.id).await?,
+    ))
 }
 
-async fn change(
-    State(api): Shared,
-    Path((env, id)): Path<(String, String)>,
-    request: Request,
-) -> Answer {
-    let admitted = api.workbench(request, &env).await?;
+async fn change(State(api): Shared, names: Names, request: Request) -> Answer {
+    let admitted = api.workbench(request, &names).await?;
     let object = admitted
         .object(api.settings.body_bytes_max, body::MERGE_PATCH)
         .await?;
     Ok(json(
         StatusCode::OK,
-        &api.webhooks.change(&env, &id, &object).await?,
+        &api.webhooks.change(&names.env, &names.id, &object).await?,
     ))
 }
 
-async fn remove(
-    State(api): Shared,
-    Path((env, id)): Path<(String, String)>,
-    request: Request,
-) -> Answer {
-    let admitted = api.workbench(request, &env).await?;
-    let query = admitted.head.uri.query().unwrap_or("");
-    let permanently = form_urlencoded::parse(query.as_bytes())
-        .any(|(name, value)| name == "permanently" && value == "true");
-    if permanently {
-        return Ok(api.webhooks.remove(&env, &id).await?.into_response());
+async fn remove(State(api): Shared, names: Names, request: Request) -> Answer {
+    let admitted = api.workbench(request, &names).await?;
+    if permanently(admitted.head.uri.query().unwrap_or(""))? {
+        return Ok(api
+            .webhooks
+            .remove(&names.env, &names.id)
+            .await?
+            .into_response());
     }
     Ok(json(
         StatusCode::OK,
-        &api.webhooks.disable(&env, &id).await?,
+        &api.webhooks.disable(&names.env, &names.id).await?,
     ))
 }
 
-async fn rotate(
-    State(api): Shared,
-    Path((env, id)): Path<(String, String)>,
-    request: Request,
-) -> Answer {
-    let admitted = api.workbench(request, &env).await?;
+/// Whether a query says so, at most once.
+fn permanently(query: &str) -> Result<bool, Problem> {
+    let mut said = form_urlencoded::parse(query.as_bytes())
+        .filter(|(name, _)| name == "permanently")
+        .map(|(_, value)| value);
+    match (said.next().as_deref(), said.next()) {
+        (None | Some("false"), None) => Ok(false),
+        (Some("true"), None) => Ok(true),
+        _ => Err(Problem::bad_query(
+            "permanently must be true or false, and stand once",
+        )),
+    }
+}
+
+async fn rotate(State(api): Shared, names: Names, request: Request) -> Answer {
+    let admitted = api.workbench(request, &names).await?;
     let object = admitted
         .optional_object(api.settings.body_bytes_max)
         .await?;
     Ok(json(
         StatusCode::OK,
-        &api.webhooks.rotate(&env, &id, &object).await?,
+        &api.webhooks.rotate(&names.env, &names.id, &object).await?,
     ))
 }
 
-async fn test(
-    State(api): Shared,
-    Path((env, id)): Path<(String, String)>,
-    request: Request,
-) -> Answer {
-    let admitted = api.workbench(request, &env).await?;
+async fn test(State(api): Shared, names: Names, request: Request) -> Answer {
+    let admitted = api.workbench(request, &names).await?;
     let object = admitted
         .optional_object(api.settings.body_bytes_max)
         .await?;
@@ -329,29 +317,27 @@ async fn test(
     if !faults.is_empty() {
         return Err(Problem::invalid(faults));
     }
-    let tested = test_delivery::test(&api.store, &env, &id, api.settings.attempt_max).await?;
+    let tested =
+        test_delivery::test(&api.store, &names.env, &names.id, api.settings.attempt_max).await?;
     Ok(json(StatusCode::OK, &tested))
 }
 
-async fn publish(State(api): Shared, Path(env): Path<String>, request: Request) -> Answer {
-    let admitted = api.admit(request, &env, Role::Events).await?;
+async fn publish(State(api): Shared, names: Names, request: Request) -> Answer {
+    let admitted = api.admit(request, &names, Role::Events).await?;
     let (headers, body) = admitted.read(EVENTS_BODY_BYTES_MAX).await?;
     body::expect_kind(&headers, body::JSON)?;
-    let accepted =
-        events::publish(&api.publisher, &env, &body, api.settings.message_bytes_max).await?;
+    let accepted = events::publish(
+        &api.publisher,
+        &names.env,
+        &body,
+        api.settings.message_bytes_max,
+    )
+    .await?;
     Ok(json(StatusCode::ACCEPTED, &accepted))
 }
 
 async fn document() -> Response {
     json_text(StatusCode::OK, openapi::openapi_document())
-}
-
-/// Whether a text can be an environment's id: `[A-Za-z0-9_-]{1,64}`.
-pub fn is_environment_id(text: &str) -> bool {
-    (1..=ENVIRONMENT_ID_BYTES_MAX).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
 fn json(status: StatusCode, body: &Value) -> Response {
@@ -390,19 +376,4 @@ async fn manners(State(limit): State<Duration>, request: Request, next: Next) ->
         "request"
     );
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn environments_have_plain_names() {
-        for good in ["a", "env-1", "A_9", &"x".repeat(64)] {
-            assert!(is_environment_id(good), "{good}");
-        }
-        for bad in ["", "a b", "ä", "a/b", "a.b", &"x".repeat(65)] {
-            assert!(!is_environment_id(bad), "{bad}");
-        }
-    }
 }

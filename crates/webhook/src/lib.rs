@@ -36,11 +36,11 @@ pub use retry::RetryPolicy;
 pub use retry_after::parse_retry_after;
 pub use settlement::{Answer, DeadReason, DeliveryStatus, Settlement, settle};
 pub use signature::{Secret, SecretError, SigningKey, VerifyError, sign, verify};
-pub use subscription::{Method, Status, Subscription, new_webhook_id};
+pub use subscription::{Method, Status, Subscription, is_webhook_id, new_webhook_id};
 pub use subscription_check::{
     Fault, HEADER_NAME_BYTES_MAX, HEADER_PREFIXES_RESERVED, HEADER_VALUE_BYTES_MAX, HEADERS_MAX,
     HEADERS_RESERVED, MATCH_ID_BYTES_MAX, TYPE_BYTES_MAX, TYPES_MAX, check_headers, check_match_id,
-    check_types,
+    check_types, escape_pointer,
 };
 pub use subscription_index::SubscriptionIndex;
 pub use url_check::{URL_BYTES_MAX, check_url, url_literal_address};

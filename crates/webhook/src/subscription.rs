@@ -5,6 +5,9 @@ use std::fmt;
 
 use crate::signature::Secret;
 
+/// Of a `webhookId`.
+const WEBHOOK_ID_BYTES: usize = 8;
+
 /// One subscription, with secrets and header values in the clear: never to be logged; `Debug` hides them.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Subscription {
@@ -114,13 +117,18 @@ impl Status {
 pub fn new_webhook_id(random: [u8; 16]) -> String {
     const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut rest = u128::from_be_bytes(random);
-    (0..8)
+    (0..WEBHOOK_ID_BYTES)
         .map(|_| {
             let digit = (rest % 62) as usize;
             rest /= 62;
             char::from(DIGITS[digit])
         })
         .collect()
+}
+
+/// Whether a text can be a `webhookId`.
+pub fn is_webhook_id(text: &str) -> bool {
+    text.len() == WEBHOOK_ID_BYTES && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
 #[cfg(test)]
@@ -167,8 +175,10 @@ mod tests {
         assert_eq!(new_webhook_id([0; 16]), "00000000");
         assert_eq!(new_webhook_id(61_u128.to_be_bytes()), "z0000000");
         for id in [new_webhook_id([255; 16]), new_webhook_id([7; 16])] {
-            assert_eq!(id.len(), 8);
-            assert!(id.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{id}");
+            assert!(is_webhook_id(&id), "{id}");
+        }
+        for text in ["", "0000000", "000000000", "0000000-", "000000\0\0"] {
+            assert!(!is_webhook_id(text), "{text}");
         }
     }
 }

@@ -146,8 +146,9 @@ fn is_reserved(lower: &str) -> bool {
             .any(|prefix| lower.starts_with(prefix))
 }
 
-/// RFC 6901 sections 3 and 6: `~` and `/` escaped, then what a URI's fragment can't hold percent-encoded.
-fn escape_pointer(key: &str) -> String {
+/// One step of a JSON pointer in its URI form, RFC 6901 sections 3 and 6: `~` and `/` escaped, then what a URI's fragment
+/// can't hold percent-encoded.
+pub fn escape_pointer(key: &str) -> String {
     let mut escaped = String::with_capacity(key.len());
     for byte in key.bytes() {
         match byte {

@@ -11,7 +11,7 @@ use super::schema::{format, integer, named, object, text};
 use crate::problem::Problem;
 
 /// All that a route may come to, with an example of each.
-fn all() -> [(Problem, &'static str); 11] {
+fn all() -> [(Problem, &'static str); 12] {
     let too_large = 262_144;
     let faults = vec![
         Fault::new("#/types/1", "stands twice"),
@@ -21,6 +21,10 @@ fn all() -> [(Problem, &'static str); 11] {
         (
             Problem::not_json("EOF while parsing an object at line 1 column 1"),
             "The body isn't JSON.",
+        ),
+        (
+            Problem::bad_query("permanently must be true or false, and stand once"),
+            "The query isn't as it must be.",
         ),
         (
             Problem::unauthenticated("the token is not good, or no longer"),

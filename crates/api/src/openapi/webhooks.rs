@@ -124,7 +124,7 @@ pub(crate) fn remove() -> Operation {
         .parameter(permanently)
         .answers_like(200, "The subscription, disabled.", data(named("Webhook")), disabled())
         .responds(204, ResponseBuilder::new().description("It is gone."))
-        .problems(&["conflict"])
+        .problems(&["bad-query", "conflict"])
         .done()
 }
 

@@ -13,6 +13,8 @@ const WINDOW: usize = 500;
 /// A broker that blocks publishers (a memory or disk alarm) confirms nothing.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(30);
 const PERSISTENT: u8 = 2;
+/// Of a routing key, by AMQP (a short string). A type may have one byte more.
+const ROUTING_KEY_BYTES_MAX: usize = 255;
 
 /// A connection to the exchange of the events.
 pub(crate) struct EventPublisher {
@@ -67,7 +69,7 @@ impl EventPublisher {
             .with_content_type("application/json".into());
         let publishing = self.channel.basic_publish(
             self.exchange.as_str().into(),
-            event_type.into(),
+            routing_key(event_type).into(),
             options,
             body,
             properties,
@@ -105,5 +107,22 @@ impl EventPublisher {
         }
         self.confirmed += 1;
         Ok(())
+    }
+}
+
+/// The type, cut where a routing key must end: no queue of ours is bound by it.
+fn routing_key(event_type: &str) -> &str {
+    &event_type[..event_type.floor_char_boundary(ROUTING_KEY_BYTES_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_type_is_cut_to_a_routing_key() {
+        assert_eq!(routing_key("card-published"), "card-published");
+        assert_eq!(routing_key(&"t".repeat(256)).len(), 255);
+        assert_eq!(routing_key(&"é".repeat(128)).len(), 254);
     }
 }
