@@ -1,6 +1,7 @@
 //! The management API, against a running `postrider serve`.
 
 mod access;
+mod connections;
 mod manners;
 mod openapi;
 mod schemathesis;

@@ -1,9 +1,13 @@
 //! Request bodies: bounded, of the right media type, JSON, an object.
 
-use axum::body::{Body, to_bytes};
+use std::time::Duration;
+
+use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 use webhook::{Fault, escape_pointer};
 
 use crate::problem::Problem;
@@ -12,22 +16,21 @@ use crate::problem::Problem;
 pub(crate) const JSON: &[&str] = &["application/json"];
 /// For changes: RFC 7396 has a type of its own.
 pub(crate) const MERGE_PATCH: &[&str] = &["application/json", "application/merge-patch+json"];
+/// For a whole body: 4 MiB at 140 KiB/s.
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Reads a body to its end.
 ///
 /// # Errors
-/// 413; 400 if it breaks off.
+/// 413, 408; 400 if it breaks off.
 pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    to_bytes(body, bytes_max).await.map_err(|error| {
-        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-        while let Some(error) = source {
-            if error.to_string().contains("length limit exceeded") {
-                return Problem::too_large(bytes_max);
-            }
-            source = error.source();
-        }
-        Problem::not_json("the body breaks off")
-    })
+    let whole = Limited::new(body, bytes_max).collect();
+    match timeout(LIMIT, whole).await {
+        Ok(Ok(read)) => Ok(read.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(bytes_max)),
+        Ok(Err(_)) => Err(Problem::not_json("the body breaks off")),
+        Err(_) => Err(Problem::slow_body()),
+    }
 }
 
 /// A body's object.
@@ -89,4 +92,45 @@ pub(crate) fn unknown_keys(object: &Map<String, Value>, known: &[&str]) -> Vec<F
 /// A member's JSON pointer, as a URI's fragment.
 pub(crate) fn pointer(key: &str) -> String {
     format!("#/{}", escape_pointer(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use axum::http::StatusCode;
+    use http_body_util::StreamBody;
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// A byte a second, for ever.
+    fn trickle() -> Body {
+        let bytes = futures_util::stream::unfold((), |()| async {
+            sleep(Duration::from_secs(1)).await;
+            Some((
+                Ok::<_, std::io::Error>(hyper::body::Frame::data(Bytes::from_static(b" "))),
+                (),
+            ))
+        });
+        Body::new(StreamBody::new(bytes))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_given_up() {
+        let begun = Instant::now();
+
+        let refused = read(trickle(), 1 << 20).await.unwrap_err();
+
+        assert_eq!(refused.status, StatusCode::REQUEST_TIMEOUT);
+        assert_eq!(begun.elapsed(), LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_is_read_no_further_than_its_bound() {
+        assert_eq!(read(Body::from("1234"), 4).await.unwrap(), "1234");
+
+        let refused = read(trickle(), 4).await.unwrap_err();
+
+        assert_eq!(refused.status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
 }

@@ -6,6 +6,7 @@
 
 mod access;
 mod body;
+mod connections;
 mod credentials;
 mod events;
 mod names;

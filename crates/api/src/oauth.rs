@@ -99,7 +99,7 @@ pub(crate) fn unread(problem: &Problem) -> Response {
     respond(Err(Refusal {
         status: problem.status,
         error: "invalid_request",
-        description: "the body is too large, or breaks off",
+        description: "the body is too large or too slow, or breaks off",
         retry_after_seconds: None,
     }))
 }

@@ -89,6 +89,16 @@ impl Problem {
         )
     }
 
+    /// 408: a body that trickles.
+    pub(crate) fn slow_body() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "slow-body",
+            "Body too slow",
+            "the body didn't come in time",
+        )
+    }
+
     /// 409: a state that forbids it.
     pub(crate) fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", "Conflict", detail)

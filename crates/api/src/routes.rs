@@ -25,6 +25,7 @@ use webhook::AddressPolicy;
 
 use crate::access::Access;
 use crate::body;
+use crate::connections::{self, Limits};
 use crate::credentials;
 use crate::events::{self, Publication};
 use crate::names::Names;
@@ -138,17 +139,12 @@ type Shared = State<Arc<Api>>;
 type Answer = Result<Response, Problem>;
 
 /// Serves until `stop`, then lets the requests under way come to their end.
-///
-/// # Errors
-/// The listener broke.
-pub async fn serve(
-    listener: TcpListener,
-    api: Api,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    axum::serve(listener, router(api))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
+pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
+    let limits = Limits {
+        request: REQUEST_LIMIT + api.settings.attempt_max,
+        grace: api.settings.grace,
+    };
+    connections::serve(listener, router(api, limits.request), limits, stop).await;
 }
 
 /// What the table says of the routes.
@@ -188,8 +184,7 @@ fn table() -> RouteTable {
         .route(Get, "/openapi.json", document, openapi::document())
 }
 
-fn router(api: Api) -> Router {
-    let limit = REQUEST_LIMIT + api.settings.attempt_max;
+fn router(api: Api, limit: Duration) -> Router {
     table()
         .router
         .fallback(async || Problem::not_found())

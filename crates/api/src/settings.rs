@@ -1,5 +1,7 @@
 //! What the API is told from outside, already checked.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 
 /// The API's settings.
@@ -18,7 +20,9 @@ pub struct ApiSettings {
     /// Addresses that a URL may not name although they are public.
     pub deny: Vec<IpNet>,
     /// The limit on an attempt, which a test waits for.
-    pub attempt_max: std::time::Duration,
+    pub attempt_max: Duration,
+    /// From the stop to the end: what is under way comes to its end within it, or is broken off.
+    pub grace: Duration,
     /// The limit on one message, which an event must fit into.
     pub message_bytes_max: usize,
 }

@@ -130,8 +130,9 @@ fn read(r: &mut Reader<'_>) -> Config {
     let egress = egress(r);
     let amqp = amqp(r);
     let delivery = delivery(r);
+    let grace = r.duration("shutdown.grace", SECOND, DAY);
     let config = Config {
-        api: api(r, &egress, amqp.message_bytes_max, delivery.timeout),
+        api: api(r, &egress, amqp.message_bytes_max, delivery.timeout, grace),
         api_listen: r.address("api.listen"),
         worker: worker::Settings {
             amqp,
@@ -144,7 +145,7 @@ fn read(r: &mut Reader<'_>) -> Config {
                 held: r.duration("retention.held", SECOND, YEARS),
             },
             subscriptions_cached_max: r.integer("match.subscriptions_cached_max", 1, 1 << 32),
-            shutdown_grace: r.duration("shutdown.grace", SECOND, DAY),
+            shutdown_grace: grace,
         },
         postgres: PostgresSettings {
             url: r.text("postgres.url"),
@@ -227,6 +228,7 @@ fn api(
     egress: &worker::EgressSettings,
     message_bytes_max: usize,
     attempt_max: Duration,
+    grace: Duration,
 ) -> api::ApiSettings {
     if r.file("auth.jwks_file").is_some() {
         r.fault(
@@ -251,6 +253,7 @@ fn api(
         allow: egress.allow.clone(),
         deny: egress.deny.clone(),
         attempt_max,
+        grace,
         message_bytes_max,
     }
 }

@@ -68,7 +68,7 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
     }
     readiness.not_ready("stopping", "stopping");
     while let Some(ended) = serving.join_next().await {
-        ended?.context("the API's listener broke")?;
+        ended.context("the API broke")?;
     }
     Ok(ExitCode::SUCCESS)
 }

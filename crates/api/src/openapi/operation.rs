@@ -20,7 +20,13 @@ const OF_ALL: [&str; 5] = [
     "unavailable",
 ];
 /// What any route may come to that reads a body.
-const OF_BODIES: [&str; 4] = ["not-json", "too-large", "media-type", "invalid"];
+const OF_BODIES: [&str; 5] = [
+    "not-json",
+    "slow-body",
+    "too-large",
+    "media-type",
+    "invalid",
+];
 
 /// An operation that is being described.
 pub(super) struct Description {

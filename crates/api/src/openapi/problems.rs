@@ -11,7 +11,7 @@ use super::schema::{format, integer, named, object, text};
 use crate::problem::Problem;
 
 /// All that a route may come to, with an example of each.
-fn all() -> [(Problem, &'static str); 12] {
+fn all() -> [(Problem, &'static str); 13] {
     let too_large = 262_144;
     let faults = vec![
         Fault::new("#/types/1", "stands twice"),
@@ -38,6 +38,7 @@ fn all() -> [(Problem, &'static str); 12] {
             Problem::not_found(),
             "There is no such thing in the token's environment.",
         ),
+        (Problem::slow_body(), "The body didn't come in time."),
         (
             Problem::conflict(
                 "a disabled subscription isn't tested: PATCH its status to active first",

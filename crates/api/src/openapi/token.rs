@@ -17,7 +17,7 @@ By HTTP Basic, or by `client_id` and `client_secret` in the form. `grant_type` a
 instead; `client_secret` never, since URLs are logged. A client may ask sixty times a minute.";
 
 /// What it may say, and with which status.
-const ERRORS: [(u16, &str, &str); 6] = [
+const ERRORS: [(u16, &str, &str); 7] = [
     (
         400,
         "invalid_request",
@@ -28,6 +28,7 @@ const ERRORS: [(u16, &str, &str); 6] = [
         "invalid_client",
         "The client isn't known, or its secret is wrong.",
     ),
+    (408, "invalid_request", "The body didn't come in time."),
     (413, "invalid_request", "The body is too large."),
     (429, "slow_down", "It was asked too often."),
     (500, "server_error", "Our fault."),
