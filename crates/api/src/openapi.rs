@@ -13,12 +13,14 @@ use std::sync::LazyLock;
 
 use store::Role;
 use utoipa::openapi::path::{Operation, Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::security::{
     ClientCredentials, Flow, HttpAuthScheme, HttpBuilder, OAuth2, Scopes, SecurityScheme,
 };
 use utoipa::openapi::tag::TagBuilder;
 use utoipa::openapi::{
-    Components, ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApiBuilder, Required, Tag,
+    Components, ComponentsBuilder, ContentBuilder, InfoBuilder, LicenseBuilder, OpenApiBuilder,
+    Required, Tag,
 };
 
 use crate::routes;
@@ -71,6 +73,18 @@ pub(crate) fn document() -> Operation {
     describe("getOpenApi", "Document", "This document")
         .open()
         .answers(200, "The OpenAPI document.", object())
+        .done()
+}
+
+/// `GET /docs`.
+pub(crate) fn page() -> Operation {
+    let content = ContentBuilder::new().schema(Some(text())).build();
+    let page = ResponseBuilder::new()
+        .description("A page.")
+        .content("text/html; charset=utf-8", content);
+    describe("getDocs", "Document", "This document, for people")
+        .open()
+        .responds(200, page)
         .done()
 }
 

@@ -27,6 +27,7 @@ use crate::access::Access;
 use crate::body;
 use crate::connections::{self, Limits};
 use crate::credentials;
+use crate::docs_page;
 use crate::events::{self, Publication};
 use crate::names::Names;
 use crate::oauth::{self, TokenLimits};
@@ -182,6 +183,7 @@ fn table() -> RouteTable {
         .route(Post, "/v1/{env}/webhook/{id}/test", test, w::test())
         .route(Post, "/v1/{env}/events", publish, e::publish())
         .route(Get, "/openapi.json", document, openapi::document())
+        .route(Get, "/docs", page, openapi::page())
 }
 
 fn router(api: Api, limit: Duration) -> Router {
@@ -329,6 +331,10 @@ async fn publish(State(api): Shared, names: Names, request: Request) -> Answer {
     )
     .await?;
     Ok(json(StatusCode::ACCEPTED, &accepted))
+}
+
+async fn page() -> Response {
+    docs_page::respond()
 }
 
 async fn document() -> Response {

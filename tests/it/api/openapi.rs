@@ -25,3 +25,27 @@ async fn the_document_is_served_to_anybody_as_the_repository_has_it() {
         "GET /openapi.json isn't docs/openapi.json: is the binary built anew?"
     );
 }
+
+#[tokio::test]
+async fn the_page_needs_nothing_and_allows_nothing() {
+    let t = Tenant::new("api_docs").await;
+
+    let page = call(Method::GET, &format!("{}/docs", t.base))
+        .await
+        .unwrap();
+
+    assert_eq!(page.status, 200);
+    let policy = page.header("content-security-policy").unwrap();
+    let style = policy
+        .strip_prefix("default-src 'none'; style-src 'sha256-")
+        .unwrap();
+    assert!(!style.contains("unsafe"), "{policy}");
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+    let text = page.text();
+    assert!(text.starts_with("<!doctype html>") && text.contains("id=\"createWebhook\""));
+    for loaded in [
+        "<script", "<img", "<link", "src=", "@import", "url(", "style=\"", "http://",
+    ] {
+        assert!(!text.contains(loaded), "{loaded}");
+    }
+}
