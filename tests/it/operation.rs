@@ -307,7 +307,12 @@ async fn events_are_published_whole_or_not_at_all_and_verified_by_receive() {
     );
     assert_eq!(world.broker.depth(EVENTS).await, 0);
 
-    std::fs::write(path, format!("{good}\n{good}\n")).unwrap();
+    // The second one's type is longer than a routing key may be, and an event all the same.
+    let long = format!(
+        r#"{{"environmentId":"env-1","data":{{"id":"1","analyticsEvent":"{}"}}}}"#,
+        "t".repeat(256)
+    );
+    std::fs::write(path, format!("{good}\n{long}\n")).unwrap();
     let published = Postrider::run(&["events", "publish", path], &world.environment(&[])).await;
     assert_eq!(
         published.stdout, "published 2 events\n",

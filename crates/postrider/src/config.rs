@@ -16,7 +16,7 @@ use lapin::uri::AMQPUri;
 use store::{Keyring, PostgresSettings, Store};
 use webhook::RetryPolicy;
 
-use reader::Reader;
+use reader::{NAME_BYTES_MAX, Reader};
 
 /// `config/postrider.toml`: every key there is, with its default.
 pub(crate) const DEFAULTS: &str = include_str!("../../../config/postrider.toml");
@@ -167,11 +167,16 @@ fn read(r: &mut Reader<'_>) -> Config {
 
 fn amqp(r: &mut Reader<'_>) -> worker::AmqpSettings {
     let url = r.text("amqp.url");
-    if url.parse::<AMQPUri>().is_err() {
-        r.fault(
+    match url.parse::<AMQPUri>() {
+        Ok(uri) if uri.vhost.len() > NAME_BYTES_MAX => {
+            let what = format!("the virtual host's name has at most {NAME_BYTES_MAX} bytes");
+            r.fault("amqp.url", &what);
+        }
+        Ok(_) => {}
+        Err(_) => r.fault(
             "amqp.url",
             "expected amqp://user:password@host:port/vhost or amqps://…",
-        );
+        ),
     }
     worker::AmqpSettings {
         url,

@@ -11,8 +11,8 @@ use toml::Value;
 
 use super::layers::Values;
 
-/// RabbitMQ's limit on names.
-const NAME_BYTES_MAX: usize = 255;
+/// AMQP's limit on names; whoever makes a longer one for lapin panics.
+pub(super) const NAME_BYTES_MAX: usize = 255;
 
 pub(super) struct Reader<'a> {
     values: &'a Values,

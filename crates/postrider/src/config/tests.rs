@@ -184,8 +184,13 @@ fn every_secret_is_read_from_a_file_too() {
 #[test]
 fn bad_input_names_its_key_and_what_is_expected() {
     let (short, long) = (format!(r#"["{}"]"#, key(31)), format!(r#"["{}"]"#, key(33)));
+    let name = "n".repeat(256);
+    let (vhost, queues) = (format!("amqp://h/{name}"), format!(r#"["{name}"]"#));
     for (name, value, expected) in [
         ("AMQP__URL", "localhost:5672", "amqp.url: expected amqp://"),
+        ("AMQP__URL", &vhost, "amqp.url: the virtual host's name"),
+        ("AMQP__EXCHANGE", &name, "amqp.exchange: a name has 1 to"),
+        ("AMQP__QUEUES", &queues, "amqp.queues: a name has 1 to 255"),
         ("AMQP__QUEUES", "[]", "amqp.queues: must hold at least one"),
         (
             "AMQP__QUEUES",
