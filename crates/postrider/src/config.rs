@@ -4,6 +4,7 @@
 mod layers;
 mod reader;
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -34,7 +35,7 @@ const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const AMQP_MESSAGE_BYTES_MAX: u64 = 128 << 20;
 
 /// Where the environment comes from; a parameter, so that tests need none.
-pub(crate) type Environment = Vec<(String, String)>;
+pub(crate) type Environment = Vec<(OsString, OsString)>;
 
 /// All settings, checked.
 pub(crate) struct Config {
@@ -149,7 +150,7 @@ fn read(r: &mut Reader<'_>) -> Config {
         },
         postgres: PostgresSettings {
             url: r.text("postgres.url"),
-            ca_file: r.file("postgres.ca_file"),
+            ca_file: r.authorities("postgres.ca_file"),
             pool_size: r.integer("postgres.pool_size", 1, 1000),
         },
         secret_keys: keys(r, "secrets.keys", |bytes| bytes.len() == 32, "32 bytes")
@@ -180,7 +181,7 @@ fn amqp(r: &mut Reader<'_>) -> worker::AmqpSettings {
     }
     worker::AmqpSettings {
         url,
-        ca_file: r.file("amqp.ca_file"),
+        ca_file: r.authorities("amqp.ca_file"),
         exchange: r.name("amqp.exchange"),
         queues: r.names("amqp.queues"),
         declare: r.boolean("amqp.declare"),
@@ -224,7 +225,7 @@ fn egress(r: &mut Reader<'_>) -> worker::EgressSettings {
     worker::EgressSettings {
         allow: r.networks("egress.allow"),
         deny: r.networks("egress.deny"),
-        ca_file: r.file("egress.ca_file"),
+        ca_file: r.authorities("egress.ca_file"),
     }
 }
 

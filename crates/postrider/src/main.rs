@@ -51,9 +51,7 @@ fn main() -> ExitCode {
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let under = matches!(cli.command, Command::Demo(_)).then_some(config::DEVELOPMENT);
-    let environment = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
+    let environment = std::env::vars_os().collect();
     let load = || Config::load(under, cli.config.as_deref(), &environment);
     match cli.command {
         Command::Serve => serve::run(load()?, serve::Parts::All).await,

@@ -59,17 +59,24 @@ fn lay_text(values: &mut Values, text: &str, name: &str, faults: &mut Vec<String
         }
     };
     for (key, value) in flat(table) {
+        let is_section = value.is_table();
         match values.get(&key).map(|default| fit(default, value)) {
             Some(Ok(value)) => {
                 values.insert(key, value);
             }
             Some(Err(expected)) => faults.push(format!("{key} in {name}: expected {expected}")),
+            None if is_section && is_known(values, &key) => {}
             None => faults.push(format!(
                 "{key} in {name} is no setting{}",
                 nearest(values, &key)
             )),
         }
     }
+}
+
+fn is_known(values: &Values, section: &str) -> bool {
+    let mut keys = values.keys();
+    keys.any(|key| key.split('.').next() == Some(section))
 }
 
 /// A value of the default's type; an integer will do for a number.
@@ -88,7 +95,13 @@ fn fit(default: &Value, value: Value) -> Result<Value, &'static str> {
 fn lay_environment(values: &mut Values, environment: &Environment, faults: &mut Vec<String>) {
     let mut seen = BTreeMap::new();
     for (name, text) in environment {
-        let Some(rest) = name.strip_prefix(PREFIX) else {
+        let shown = name.to_string_lossy();
+        let Some(rest) = shown.strip_prefix(PREFIX) else {
+            continue;
+        };
+        // Passed over, it would leave the value below in force.
+        let (Some(name), Some(text)) = (name.to_str(), text.to_str()) else {
+            faults.push(format!("{shown} in the environment isn't UTF-8"));
             continue;
         };
         let key = rest.to_lowercase().replace("__", ".");
@@ -126,7 +139,9 @@ fn from_text(default: &Value, text: &str) -> Result<Value, String> {
         Value::Integer(_) => is_bare(text)
             .then(|| text.parse().ok().map(Value::Integer))
             .flatten(),
-        Value::Float(_) => text.parse().ok().map(Value::Float),
+        Value::Float(_) => is_decimal(text)
+            .then(|| text.parse().ok().map(Value::Float))
+            .flatten(),
         Value::Boolean(_) => text.parse().ok().map(Value::Boolean),
         _ => serde_json::from_str::<Vec<String>>(text).ok().map(texts),
     };
@@ -136,6 +151,12 @@ fn from_text(default: &Value, text: &str) -> Result<Value, String> {
 fn is_bare(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// `5` or `0.2`: what else can be read as a number (`1e1`, `.5`, `inf`) isn't taken for one.
+fn is_decimal(text: &str) -> bool {
+    let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+    is_bare(whole) && !part.starts_with('-') && is_bare(part)
 }
 
 /// The file's content without the line feeds at its end; a list as a JSON array or one per line.
@@ -160,7 +181,7 @@ fn texts(items: Vec<String>) -> Value {
 fn kind(default: &Value) -> &'static str {
     match default {
         Value::Integer(_) => "a whole number in bare digits",
-        Value::Float(_) => "a number",
+        Value::Float(_) => "a number in bare digits, like 5 or 0.2",
         Value::Boolean(_) => "true or false",
         Value::Array(_) => {
             "a list of texts (in the environment: a JSON array, like [\"a\",\"b\"] or [])"
@@ -173,7 +194,8 @@ fn flat(table: Table) -> Values {
     let mut values = Values::new();
     for (section, value) in table {
         match value {
-            Value::Table(keys) => {
+            // An empty one stays, to be looked at by its name.
+            Value::Table(keys) if !keys.is_empty() => {
                 for (key, value) in keys {
                     values.insert(format!("{section}.{key}"), value);
                 }

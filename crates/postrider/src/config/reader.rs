@@ -3,16 +3,27 @@
 
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use toml::Value;
+use worker::topology::{DEAD_DELIVERIES_QUEUE, DEAD_EVENTS_QUEUE, DEAD_EXCHANGE, NOTICES_EXCHANGE};
 
 use super::layers::Values;
 
 /// AMQP's limit on names; whoever makes a longer one for lapin panics.
 pub(super) const NAME_BYTES_MAX: usize = 255;
+/// They have a use already: dead letters that are consumed as events, for one, would go round for ever.
+const OWN_NAMES: [&str; 4] = [
+    DEAD_EXCHANGE,
+    DEAD_EVENTS_QUEUE,
+    DEAD_DELIVERIES_QUEUE,
+    NOTICES_EXCHANGE,
+];
 
 pub(super) struct Reader<'a> {
     values: &'a Values,
@@ -104,16 +115,29 @@ impl<'a> Reader<'a> {
         })
     }
 
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        Some(PathBuf::from(self.value(key).as_str()?)).filter(|path| !path.as_os_str().is_empty())
+    }
+
     /// A file that can be opened; none if the text is empty.
     pub(super) fn file(&mut self, key: &str) -> Option<PathBuf> {
-        let path = PathBuf::from(self.text(key));
-        if path.as_os_str().is_empty() {
-            return None;
-        }
+        let path = self.path(key)?;
         if let Err(error) = File::open(&path) {
             self.fault(key, &format!("{} can't be read: {error}", path.display()));
         }
         Some(path)
+    }
+
+    /// A PEM file with a certificate at least; none if the text is empty, or that is wrong with it.
+    pub(super) fn authorities(&mut self, key: &str) -> Option<PathBuf> {
+        let path = self.path(key)?;
+        match check_authorities(&path) {
+            Ok(()) => Some(path),
+            Err(reason) => {
+                self.fault(key, &format!("{} {reason}", path.display()));
+                None
+            }
+        }
     }
 
     pub(super) fn networks(&mut self, key: &str) -> Vec<IpNet> {
@@ -162,6 +186,12 @@ impl<'a> Reader<'a> {
         if name.is_empty() || name.len() > NAME_BYTES_MAX {
             self.fault(key, &format!("a name has 1 to {NAME_BYTES_MAX} bytes"));
         }
+        if OWN_NAMES.contains(&name) {
+            self.fault(
+                key,
+                &format!("{name:?} is Postrider's own, for dead letters or notices: take another"),
+            );
+        }
     }
 
     fn value(&self, key: &str) -> &'a Value {
@@ -169,4 +199,18 @@ impl<'a> Reader<'a> {
             .get(key)
             .unwrap_or_else(|| panic!("{key} has no default in config/postrider.toml"))
     }
+}
+
+/// Whether one certificate at least can be trusted as an authority; of a bundle, connections pass over the others too.
+fn check_authorities(path: &Path) -> Result<(), String> {
+    let cannot = |error: String| format!("can't be read: {error}");
+    let content = std::fs::read(path).map_err(|error| cannot(error.to_string()))?;
+    let certificates = CertificateDer::pem_slice_iter(&content)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| cannot(error.to_string()))?;
+    let (usable, _) = RootCertStore::empty().add_parsable_certificates(certificates);
+    if usable == 0 {
+        return Err("holds no certificate; expected PEM (-----BEGIN CERTIFICATE-----)".into());
+    }
+    Ok(())
 }

@@ -1,6 +1,8 @@
 //! Each kind of bad input names its key; the layers go over each other in their order.
 
+use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,7 +14,7 @@ use super::*;
 fn environment(pairs: &[(&str, &str)]) -> Environment {
     pairs
         .iter()
-        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .map(|(name, value)| (OsString::from(name), OsString::from(value)))
         .collect()
 }
 
@@ -92,8 +94,9 @@ fn the_development_settings_can_be_used() {
 
 #[test]
 fn the_environment_goes_before_the_file_and_the_file_before_the_defaults() {
-    let file =
-        file("[delivery]\ntimeout = \"7s\"\nconnect_timeout = \"3s\"\n[retry]\nfactor = 3\n");
+    let file = file(
+        "[delivery]\ntimeout = \"7s\"\nconnect_timeout = \"3s\"\n[retry]\nfactor = 3\n[amqp]\n",
+    );
 
     let config = Config::load(
         None,
@@ -203,6 +206,16 @@ fn bad_input_names_its_key_and_what_is_expected() {
             "amqp.bytes_unacked_max: amqp.prefetch (1000) x",
         ),
         (
+            "AMQP__QUEUES",
+            r#"["postrider.events.dead"]"#,
+            "amqp.queues: \"postrider.events.dead\" is Postrider's own",
+        ),
+        (
+            "AMQP__EXCHANGE",
+            "postrider.dead",
+            "amqp.exchange: \"postrider.dead\" is Postrider's own",
+        ),
+        (
             "AMQP__DECLARE",
             "yes",
             "amqp.declare by POSTRIDER__AMQP__DECLARE: expected true or false",
@@ -252,7 +265,7 @@ fn bad_input_names_its_key_and_what_is_expected() {
         ),
         ("RETRY__FACTOR", "0.5", "retry.factor: must be from 1"),
         ("RETRY__JITTER", "1.5", "retry.jitter: must be from 0 to 1"),
-        ("RETRY__JITTER", "NaN", "retry.jitter: must be from 0 to 1"),
+        ("RETRY__JITTER", "-0.2", "retry.jitter: must be from 0 to 1"),
         (
             "RETRY__DELAY_MAX",
             "1s",
@@ -321,6 +334,9 @@ fn a_file_that_cannot_be_used_is_told_by_line_and_key_without_its_values() {
         ("[amqp]\nqueues = [1]\n", "amqp.queues in"),
         ("[amqp]\nurll = \"hush\"\n", "amqp.urll in"),
         ("amqp = 1\n", "amqp in"),
+        ("[amqpp]\n", "amqpp in"),
+        ("[amqp.more]\n", "amqp.more in"),
+        ("[amqp.url]\n", "amqp.url in"),
     ] {
         let file = file(content);
 
@@ -359,6 +375,63 @@ fn a_queue_is_consumed_once() {
     ]);
 
     assert_eq!(told, ["amqp.queues: \"a\" stands twice"]);
+}
+
+#[test]
+fn an_authority_that_is_none_is_refused() {
+    let none = file("no certificate\n");
+    let broken = file("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+
+    for name in ["AMQP__CA_FILE", "POSTGRES__CA_FILE", "EGRESS__CA_FILE"] {
+        let key = name.to_lowercase().replace("__", ".");
+        for path in [none.path(), broken.path(), Path::new("/")] {
+            let told = faults(&[(&format!("POSTRIDER__{name}"), path.to_str().unwrap())]);
+
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].starts_with(&format!("{key}: ")), "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_text_in_the_environment_is_told_and_not_passed_over() {
+    let bytes = |bytes| OsStr::from_bytes(bytes).to_owned();
+
+    let told = Config::load(
+        None,
+        None,
+        &vec![
+            ("POSTRIDER__LOG__LEVEL".into(), bytes(b"in\xfffo")),
+            (bytes(b"POSTRIDER__LOG__FORM\xff"), "json".into()),
+            (bytes(b"SOMEBODY_\xff"), bytes(b"\xff")),
+        ],
+    );
+
+    assert_eq!(
+        told.err().unwrap().0,
+        [
+            "POSTRIDER__LOG__LEVEL in the environment isn't UTF-8",
+            "POSTRIDER__LOG__FORM\u{fffd} in the environment isn't UTF-8"
+        ]
+    );
+}
+
+#[test]
+fn a_number_in_the_environment_is_bare_digits() {
+    for (name, number) in [("AMQP__PREFETCH", "20"), ("RETRY__FACTOR", "2.50")] {
+        assert!(load(&[(&format!("POSTRIDER__{name}"), number)]).is_ok());
+        for text in [
+            "1e1", "+5", " 5", "5 ", "", ".5", "5.", "1_0", "0x5", "inf", "NaN", "5.-1",
+        ] {
+            let told = faults(&[(&format!("POSTRIDER__{name}"), text)]);
+
+            assert_eq!(told.len(), 1, "{name}={text}: {told:?}");
+            assert!(
+                told[0].contains("in bare digits"),
+                "{name}={text}: {told:?}"
+            );
+        }
+    }
 }
 
 #[test]
