@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use hyper::Method;
+use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
 use tests::http_call::call;
 use tests::postrider::Postrider;
 use tests::receiver::Reply;
@@ -122,6 +124,45 @@ async fn check_tells_what_is_well_and_what_is_to_be_done() {
     ] {
         assert!(unwell.stdout.contains(expected), "{}", unwell.stdout);
     }
+}
+
+#[tokio::test]
+async fn check_finds_what_is_there_with_other_arguments_and_makes_nothing() {
+    let world = World::new("check_conflicts").await;
+    let channel = world.broker.channel().await;
+    for queue in ["plain", "postrider.events.dead"] {
+        channel
+            .queue_delete(queue.into(), QueueDeleteOptions::default())
+            .await
+            .unwrap();
+        let durable = QueueDeclareOptions {
+            durable: true,
+            ..QueueDeclareOptions::default()
+        };
+        channel
+            .queue_declare(queue.into(), durable, FieldTable::default())
+            .await
+            .unwrap();
+    }
+    let environment = world.environment(&[
+        ("POSTRIDER__AMQP__QUEUES", r#"["absent","plain"]"#),
+        ("POSTRIDER__AMQP__PREFETCH", "100"),
+        ("POSTRIDER__AMQP__EXCHANGE", "amq.direct"),
+    ]);
+
+    let checked = Postrider::run(&["check"], &environment).await;
+
+    assert_eq!(checked.status.code(), Some(1), "{}", checked.stdout);
+    for expected in [
+        "FAILED  RabbitMQ",
+        "or set another name in amqp.queues",
+        "or set another name in amqp.exchange",
+        "FAILED  RabbitMQ       postrider.events.dead: ",
+    ] {
+        assert!(checked.stdout.contains(expected), "{}", checked.stdout);
+    }
+    let made = worker::topology::depth(&channel, "absent").await;
+    assert!(made.is_err(), "check made a queue");
 }
 
 #[tokio::test]

@@ -1,12 +1,18 @@
 //! `postrider check`: does everything that a start would need answer, and is it as it must be?
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use lapin::Connection;
+use lapin::protocol::AMQPSoftError;
 use store::SchemaState;
-use worker::{broker, topology};
+use worker::{AmqpSettings, broker, topology};
 
 use crate::config::Config;
 use crate::{COULD_NOT, output};
+
+/// What RabbitMQ is asked once it is connected to.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// What was looked at, and what is to be done if it isn't well.
 struct Finding {
@@ -20,7 +26,7 @@ struct Finding {
 /// Standard output is closed.
 pub(crate) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
     let (postgres, rabbitmq) = tokio::join!(postgres(config), rabbitmq(config));
-    let findings = [
+    let mut findings = vec![
         Finding {
             what: "configuration",
             found: Ok("read".into()),
@@ -33,11 +39,18 @@ pub(crate) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
             what: "Postgres",
             found: postgres,
         },
-        Finding {
-            what: "RabbitMQ",
-            found: rabbitmq,
-        },
     ];
+    let what = "RabbitMQ";
+    match rabbitmq {
+        Ok(well) => findings.push(Finding {
+            what,
+            found: Ok(well),
+        }),
+        Err(faults) => {
+            let faults = faults.into_iter().map(Err);
+            findings.extend(faults.map(|found| Finding { what, found }));
+        }
+    }
     for Finding { what, found } in &findings {
         let (word, text) = match found {
             Ok(text) => ("ok", text),
@@ -90,20 +103,58 @@ async fn keys_in(config: &Config) -> Result<String, String> {
     }
 }
 
-async fn rabbitmq(config: &Config) -> Result<String, String> {
+/// Well, or all that isn't.
+async fn rabbitmq(config: &Config) -> Result<String, Vec<String>> {
     let amqp = &config.worker.amqp;
     let connection = broker::connect(amqp, "postrider check")
         .await
-        .map_err(|error| format!("{error}; check amqp.url"))?;
-    let channel = connection
-        .create_channel()
-        .await
-        .map_err(|error| error.to_string())?;
-    if amqp.declare {
-        return Ok("reached; exchanges and queues are declared at the start".into());
+        .map_err(|error| vec![format!("{error}; check amqp.url")])?;
+    match tokio::time::timeout(ANSWER_LIMIT, topology(&connection, amqp)).await {
+        Ok(found) => found,
+        Err(_) => Err(vec![format!(
+            "it took the connection, and then didn't answer within {} s",
+            ANSWER_LIMIT.as_secs()
+        )]),
     }
-    topology::check(&channel, amqp).await.map_err(|error| {
-        format!("{error}; with amqp.declare = false the exchanges and queues must be there before")
-    })?;
-    Ok("reached, its exchanges and queues are there".into())
+}
+
+async fn topology(connection: &Connection, amqp: &AmqpSettings) -> Result<String, Vec<String>> {
+    let broken = |error: lapin::Error| vec![error.to_string()];
+    if !amqp.declare {
+        let channel = connection.create_channel().await.map_err(broken)?;
+        return match topology::check(&channel, amqp).await {
+            Ok(()) => Ok("reached, its exchanges and queues are there".into()),
+            Err(error) => Err(vec![format!(
+                "{error}; with amqp.declare = false the exchanges and queues must be there before"
+            )]),
+        };
+    }
+    let conflicts = topology::conflicts(connection, amqp)
+        .await
+        .map_err(broken)?;
+    if conflicts.is_empty() {
+        return Ok("reached; exchanges and queues are declared at the start, none is there with other arguments".into());
+    }
+    Err(conflicts
+        .iter()
+        .map(|(name, error)| format!("{name}: {error}{}", advice(name, error, amqp)))
+        .collect())
+}
+
+fn advice(name: &str, error: &lapin::Error, amqp: &AmqpSettings) -> String {
+    if topology::is_refused(error, AMQPSoftError::ACCESSREFUSED) {
+        return "; give amqp.url's user the right to configure it, or set amqp.declare = false"
+            .into();
+    }
+    if !topology::is_refused(error, AMQPSoftError::PRECONDITIONFAILED) {
+        return String::new();
+    }
+    let key = if name == amqp.exchange {
+        "amqp.exchange"
+    } else if amqp.queues.iter().any(|queue| queue == name) {
+        "amqp.queues"
+    } else {
+        return "; delete it (a queue when it is empty), the start declares it".into();
+    };
+    format!("; delete it (a queue when it is empty) or set another name in {key}")
 }

@@ -2,8 +2,9 @@
 //! publisher and consumer declares what it uses, or only checks it when `amqp.declare` is off.
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, ExchangeKind};
+use lapin::{Channel, Connection, ErrorKind, ExchangeKind};
 
 use crate::settings::AmqpSettings;
 
@@ -45,33 +46,20 @@ pub async fn ensure(channel: &Channel, settings: &AmqpSettings) -> Result<(), la
 /// # Errors
 /// 406 where a name exists with other arguments.
 pub async fn declare(channel: &Channel, settings: &AmqpSettings) -> Result<(), lapin::Error> {
-    for (name, kind) in [
-        (settings.exchange.as_str(), ExchangeKind::Topic),
-        (DEAD_EXCHANGE, ExchangeKind::Direct),
-        (NOTICES_EXCHANGE, ExchangeKind::Topic),
-    ] {
-        let options = ExchangeDeclareOptions {
-            durable: true,
-            ..ExchangeDeclareOptions::default()
-        };
-        channel
-            .exchange_declare(name.into(), kind, options, FieldTable::default())
-            .await?;
+    for (name, kind) in exchanges(settings) {
+        exchange(channel, name, kind, false).await?;
     }
-    for (queue, arguments, key) in [
-        (DEAD_EVENTS_QUEUE, dead_events_arguments(), DEAD_EVENTS_KEY),
-        (
-            DEAD_DELIVERIES_QUEUE,
-            dead_deliveries_arguments(),
-            DEAD_DELIVERIES_KEY,
-        ),
-    ] {
-        declare_queue(channel, queue, arguments).await?;
-        bind(channel, queue, DEAD_EXCHANGE, key).await?;
+    for (name, arguments) in queues(settings) {
+        queue(channel, name, arguments, false).await?;
     }
-    for queue in &settings.queues {
-        declare_queue(channel, queue, events_arguments()).await?;
-    }
+    bind(channel, DEAD_EVENTS_QUEUE, DEAD_EXCHANGE, DEAD_EVENTS_KEY).await?;
+    bind(
+        channel,
+        DEAD_DELIVERIES_QUEUE,
+        DEAD_EXCHANGE,
+        DEAD_DELIVERIES_KEY,
+    )
+    .await?;
     if let [queue] = settings.queues.as_slice() {
         bind(channel, queue, &settings.exchange, "#").await?;
     }
@@ -83,26 +71,55 @@ pub async fn declare(channel: &Channel, settings: &AmqpSettings) -> Result<(), l
 /// # Errors
 /// 404 for the first that is absent.
 pub async fn check(channel: &Channel, settings: &AmqpSettings) -> Result<(), lapin::Error> {
-    for name in [settings.exchange.as_str(), DEAD_EXCHANGE, NOTICES_EXCHANGE] {
-        let options = ExchangeDeclareOptions {
-            passive: true,
-            ..ExchangeDeclareOptions::default()
-        };
-        // The kind is ignored by the broker when passive.
-        channel
-            .exchange_declare(
-                name.into(),
-                ExchangeKind::Topic,
-                options,
-                FieldTable::default(),
-            )
-            .await?;
+    for (name, kind) in exchanges(settings) {
+        exchange(channel, name, kind, true).await?;
     }
-    let dead = [DEAD_EVENTS_QUEUE, DEAD_DELIVERIES_QUEUE];
-    for queue in settings.queues.iter().map(String::as_str).chain(dead) {
-        depth(channel, queue).await?;
+    for (name, arguments) in queues(settings) {
+        queue(channel, name, arguments, true).await?;
     }
     Ok(())
+}
+
+/// What would make [`declare`] fail: of all that is there, the names that can't be declared again, with the broker's
+/// answer. Nothing is made or bound.
+///
+/// # Errors
+/// The connection's.
+pub async fn conflicts(
+    connection: &Connection,
+    settings: &AmqpSettings,
+) -> Result<Vec<(String, lapin::Error)>, lapin::Error> {
+    let mut conflicts = Vec::new();
+    let mut note = |name: &str, declared: Result<(), lapin::Error>| match declared {
+        Err(error) if !is_refused(&error, AMQPSoftError::NOTFOUND) => {
+            conflicts.push((name.to_owned(), error));
+        }
+        Ok(()) | Err(_) => {}
+    };
+    // Each on a channel of its own, which a refusal closes; what is absent is refused when passive, and not made.
+    for (name, kind) in exchanges(settings) {
+        let channel = connection.create_channel().await?;
+        let declared = match exchange(&channel, name, kind.clone(), true).await {
+            Ok(()) => exchange(&channel, name, kind, false).await,
+            absent => absent,
+        };
+        note(name, declared);
+    }
+    for (name, arguments) in queues(settings) {
+        let channel = connection.create_channel().await?;
+        let declared = match queue(&channel, name, arguments.clone(), true).await {
+            Ok(()) => queue(&channel, name, arguments, false).await,
+            absent => absent,
+        };
+        note(name, declared);
+    }
+    Ok(conflicts)
+}
+
+/// Whether the broker answered so.
+pub fn is_refused(error: &lapin::Error, code: AMQPSoftError) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(error)
+        if *error.kind() == AMQPErrorKind::Soft(code))
 }
 
 /// How many messages are ready in `queue`.
@@ -120,17 +137,54 @@ pub async fn depth(channel: &Channel, queue: &str) -> Result<u32, lapin::Error> 
     Ok(queue.message_count())
 }
 
-async fn declare_queue(
+fn exchanges(settings: &AmqpSettings) -> [(&str, ExchangeKind); 3] {
+    [
+        (&settings.exchange, ExchangeKind::Topic),
+        (DEAD_EXCHANGE, ExchangeKind::Direct),
+        (NOTICES_EXCHANGE, ExchangeKind::Topic),
+    ]
+}
+
+fn queues(settings: &AmqpSettings) -> Vec<(&str, FieldTable)> {
+    let mut queues = vec![
+        (DEAD_EVENTS_QUEUE, dead_events_arguments()),
+        (DEAD_DELIVERIES_QUEUE, dead_deliveries_arguments()),
+    ];
+    let events = settings.queues.iter();
+    queues.extend(events.map(|queue| (queue.as_str(), events_arguments())));
+    queues
+}
+
+/// Passive: asks only whether it is there; the broker ignores the kind then.
+async fn exchange(
     channel: &Channel,
-    queue: &str,
+    name: &str,
+    kind: ExchangeKind,
+    passive: bool,
+) -> Result<(), lapin::Error> {
+    let options = ExchangeDeclareOptions {
+        durable: true,
+        passive,
+        ..ExchangeDeclareOptions::default()
+    };
+    channel
+        .exchange_declare(name.into(), kind, options, FieldTable::default())
+        .await
+}
+
+async fn queue(
+    channel: &Channel,
+    name: &str,
     arguments: FieldTable,
+    passive: bool,
 ) -> Result<(), lapin::Error> {
     let options = QueueDeclareOptions {
         durable: true,
+        passive,
         ..QueueDeclareOptions::default()
     };
     channel
-        .queue_declare(queue.into(), options, arguments)
+        .queue_declare(name.into(), options, arguments)
         .await?;
     Ok(())
 }
