@@ -406,6 +406,38 @@ async fn receive_verifies_and_prints_each_request() {
     world.stop_with_all_acked(&mut worker).await;
 }
 
+#[tokio::test]
+async fn receive_takes_its_log_from_the_configuration_and_refuses_a_bad_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.toml");
+    let listen = format!("127.0.0.1:{}", tests::servers::free_port());
+    let arguments = [
+        "receive",
+        "--config",
+        path.to_str().unwrap(),
+        "--listen",
+        &listen,
+        "--secret",
+        crate::world::SECRET,
+    ];
+
+    std::fs::write(&path, "[log]\nformat = \"yaml\"\n").unwrap();
+    let refused = Postrider::run(&arguments, &[]).await;
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(
+        refused.stderr.contains("log.format: expected text or json"),
+        "{}",
+        refused.stderr
+    );
+
+    std::fs::write(&path, "[log]\nformat = \"json\"\n").unwrap();
+    let mut receiver = Postrider::start(&arguments, &[]);
+    receiver.wait_logged("receiving on", SOON).await;
+    assert!(receiver.stderr().starts_with('{'), "{}", receiver.stderr());
+    receiver.terminate();
+    assert!(receiver.wait(SOON).await.success());
+}
+
 /// The demo is a test of its own, and must be one that can fail.
 #[tokio::test]
 async fn the_demo_shows_five_stories_and_ends_well() {

@@ -64,7 +64,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Secrets(SecretsCommand::Rekey) => secrets::rekey(&load()?).await,
         Command::Events(EventsCommand::Publish { file }) => events::publish(&load()?, &file).await,
-        Command::Receive(arguments) => receive::run(arguments).await,
+        Command::Receive(arguments) => receive::run(&load()?, arguments).await,
         Command::Demo(arguments) => demo::run(load()?, arguments.keep).await,
     }
 }

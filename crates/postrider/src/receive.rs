@@ -14,28 +14,29 @@ use tokio::net::TcpListener;
 use webhook::{Secret, SigningKey, VerifyError};
 
 use crate::cli::ReceiveArguments;
-use crate::config::ConfigError;
-use crate::output;
+use crate::config::{Config, ConfigError};
 use crate::signals::Signals;
+use crate::{output, telemetry};
 
 /// Above any envelope of the defaults.
 const BODY_BYTES_MAX: usize = 16 << 20;
 /// What the official libraries tolerate.
 const TOLERANCE_SECONDS: u64 = 300;
 
-/// Receives until a signal.
+/// Receives until a signal. Of the configuration only `log` concerns it.
 ///
 /// # Errors
 /// A secret that can't be read, or an address that is taken.
-pub(crate) async fn run(arguments: ReceiveArguments) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(config: &Config, arguments: ReceiveArguments) -> anyhow::Result<ExitCode> {
     let keys = arguments
         .secret
         .iter()
         .map(|secret| key(secret))
         .collect::<Result<Vec<_>, _>>()?;
+    telemetry::log(&config.log)?;
     let mut signals = Signals::listen()?;
     let listener = listen(arguments.listen).await?;
-    eprintln!(
+    tracing::info!(
         "receiving on http://{}; Ctrl-C ends it",
         listener.local_addr()?
     );
