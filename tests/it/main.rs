@@ -15,6 +15,7 @@ mod no_event;
 mod operation;
 mod request;
 mod retry;
+mod stop;
 mod throughput;
 mod tls;
 mod unreadable;

@@ -70,13 +70,15 @@ impl Servers {
     /// # Panics
     /// If its URL names no address.
     pub fn amqp_address(&self) -> SocketAddr {
-        let (_, after_user) = self.amqp_url.rsplit_once('@').expect("it names a user");
-        let (address, _) = after_user.split_once('/').expect("it names a virtual host");
-        address
-            .to_socket_addrs()
-            .ok()
-            .and_then(|mut addresses| addresses.next())
-            .unwrap_or_else(|| panic!("{address} is no address"))
+        address(&self.amqp_url)
+    }
+
+    /// The same for Postgres.
+    ///
+    /// # Panics
+    /// If its URL names no address.
+    pub fn postgres_address(&self) -> SocketAddr {
+        address(&self.postgres_url)
     }
 
     /// Starts a private pair, both at once.
@@ -103,6 +105,18 @@ impl Servers {
             postgres_url: env::var(POSTGRES_URL).ok()?,
         })
     }
+}
+
+/// The address in `scheme://user@HOST:PORT/…`.
+fn address(url: &str) -> SocketAddr {
+    let (_, after_user) = url.rsplit_once('@').expect("it names a user");
+    let end = after_user.find('/').unwrap_or(after_user.len());
+    let address = &after_user[..end];
+    address
+        .to_socket_addrs()
+        .ok()
+        .and_then(|mut addresses| addresses.next())
+        .unwrap_or_else(|| panic!("{address} is no address"))
 }
 
 /// The file `program` of the highest version among the folders `PREFIX…` in `parents`.

@@ -17,6 +17,7 @@ mod signals;
 mod telemetry;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser as _;
 
@@ -26,20 +27,15 @@ use config::{Config, ConfigError};
 /// What ended well, what couldn't be done, and what was asked for wrongly.
 const COULD_NOT: u8 = 1;
 const WRONG_USE: u8 = 2;
+/// Threads that are blocked in a call of the system's, such as the look-up of a name, hold the end up no longer.
+const BLOCKED_LIMIT: Duration = Duration::from_millis(100);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     // Fails only if some provider stands already, which then does as well.
     drop(rustls::crypto::ring::default_provider().install_default());
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    let result = match runtime {
-        Ok(runtime) => runtime.block_on(run(cli)),
-        Err(error) => Err(error.into()),
-    };
-    match result {
+    match to_its_end(run(cli)) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("postrider: {error:#}");
@@ -47,6 +43,16 @@ fn main() -> ExitCode {
             ExitCode::from(if wrong_use { WRONG_USE } else { COULD_NOT })
         }
     }
+}
+
+/// Waits for the work alone, not for what it has left behind.
+fn to_its_end<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(BLOCKED_LIMIT);
+    result
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
@@ -66,5 +72,27 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Events(EventsCommand::Publish { file }) => events::publish(&load()?, &file).await,
         Command::Receive(arguments) => receive::run(&load()?, arguments).await,
         Command::Demo(arguments) => demo::run(load()?, arguments.keep).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_is_blocked_does_not_hold_the_end_up() {
+        let (unblock, blocked) = std::sync::mpsc::channel::<()>();
+        let (ended, end) = std::sync::mpsc::channel();
+
+        std::thread::spawn(move || {
+            let ended_with = to_its_end(async move {
+                drop(tokio::task::spawn_blocking(move || blocked.recv()));
+                Ok(7)
+            });
+            ended.send(ended_with.unwrap()).unwrap();
+        });
+
+        assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok(7));
+        drop(unblock);
     }
 }

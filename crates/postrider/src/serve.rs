@@ -2,6 +2,7 @@
 //! stop.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use store::Store;
@@ -16,6 +17,8 @@ use crate::{admin, events, telemetry};
 
 /// Requests with events that wait for RabbitMQ; more are refused.
 const PUBLICATIONS_MAX: usize = 64;
+/// Kept of the grace for the process's own end; a fifth of a grace that is short.
+const END_RESERVE: Duration = Duration::from_millis(500);
 
 /// What runs in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,15 +65,32 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
         services.spawn(events::relay(config.worker.amqp.clone(), publications));
         serving.spawn(api::serve(listener, api, stop.intake.clone()));
     }
-    match parts {
-        Parts::Api => stop.intake.cancelled().await,
-        Parts::All | Parts::Worker => work(config, store, &stop, &readiness).await?,
-    }
-    readiness.not_ready("stopping", "stopping");
-    while let Some(ended) = serving.join_next().await {
-        ended.context("the API broke")?;
+    let grace = config.worker.shutdown_grace;
+    let orderly = async {
+        match parts {
+            Parts::Api => stop.intake.cancelled().await,
+            Parts::All | Parts::Worker => work(config, store, &stop, &readiness).await?,
+        }
+        readiness.not_ready("stopping", "stopping");
+        while let Some(ended) = serving.join_next().await {
+            ended.context("the API broke")?;
+        }
+        anyhow::Ok(())
+    };
+    // May be cancelled: whatever hangs now is given up as by the process's end.
+    tokio::select! {
+        ended = Box::pin(orderly) => ended?,
+        () = grace_is_over(&stop, grace) => {
+            tracing::warn!("shutdown.grace is over; what is still under way is given up, and comes again");
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// From the first signal on. The worker keeps to the grace by itself; this is for all that may hang besides.
+async fn grace_is_over(stop: &Stop, grace: Duration) {
+    stop.intake.cancelled().await;
+    tokio::time::sleep(grace - END_RESERVE.min(grace / 5)).await;
 }
 
 async fn bind(config: &Config) -> anyhow::Result<TcpListener> {

@@ -17,7 +17,7 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Consumer};
+use lapin::{Channel, Connection, Consumer};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use webhook::NoEventReason;
@@ -98,15 +98,11 @@ impl QueueConsumer {
 
     /// One connection from its making to its end. `Ok` only after a stop.
     async fn session(&self, waits: &mut Pauses) -> Result<u64, ConnectError> {
-        let name = format!("postrider worker {}", self.queue);
-        let connection = connect(&self.settings, &name).await?;
-        let (channel, consumer) = answered(async {
-            let channel = connection.create_channel().await?;
-            topology::ensure(&channel, &self.settings).await?;
-            let consumer = self.consume(&channel, 1).await?;
-            Ok::<_, lapin::Error>((channel, consumer))
-        })
-        .await?;
+        // May be cancelled: nothing was taken in yet, and what is dropped half made is the broker's to clean up.
+        let (connection, channel, consumer) = tokio::select! {
+            begun = self.begin() => begun?,
+            () = self.stop.intake.cancelled() => return Ok(0),
+        };
         self.readiness.ready(&self.queue);
         tracing::info!(queue = self.queue, "consuming");
         let (verdicts, heard) = mpsc::unbounded_channel();
@@ -128,6 +124,19 @@ impl QueueConsumer {
         // At best a courtesy: what isn't acked is the broker's either way.
         drop(tokio::time::timeout(CLOSE_LIMIT, connection.close(200, "bye".into())).await);
         Ok(left)
+    }
+
+    async fn begin(&self) -> Result<(Connection, Channel, Consumer), ConnectError> {
+        let name = format!("postrider worker {}", self.queue);
+        let connection = connect(&self.settings, &name).await?;
+        let (channel, consumer) = answered(async {
+            let channel = connection.create_channel().await?;
+            topology::ensure(&channel, &self.settings).await?;
+            let consumer = self.consume(&channel, 1).await?;
+            Ok::<_, lapin::Error>((channel, consumer))
+        })
+        .await?;
+        Ok((connection, channel, consumer))
     }
 
     async fn consume(&self, channel: &Channel, prefetch: u16) -> Result<Consumer, lapin::Error> {
@@ -182,10 +191,12 @@ impl QueueConsumer {
     /// After the stop: no new messages, but those in hand are acked as they are settled.
     async fn drain(&self, session: &mut Session) -> Result<u64, ConnectError> {
         let tag = session.consumer.tag();
-        session
-            .channel
-            .basic_cancel(tag, BasicCancelOptions::default())
-            .await?;
+        let options = BasicCancelOptions::default();
+        // May be given up: the consumer ends with its connection.
+        tokio::select! {
+            cancelled = answered(session.channel.basic_cancel(tag, options)) => cancelled?,
+            () = self.stop.abort.cancelled() => return Ok(session.window.unacked() as u64),
+        }
         while session.window.unacked() as u64 > session.left {
             let look_again = session.window.look_again().unwrap_or(CLOSE_LIMIT);
             tokio::select! {

@@ -32,7 +32,7 @@ use crate::upkeep::Upkeep;
 
 /// A lease exceeds the attempt's limit by so much: time to begin, and to commit.
 const LEASE_SLACK: Duration = Duration::from_secs(20);
-/// Kept of the grace for closing connections.
+/// Kept of the grace for closing connections; half of a grace that is short.
 const CLOSE_RESERVE: Duration = Duration::from_secs(3);
 
 /// The two steps of a stop.
@@ -85,30 +85,26 @@ pub async fn run(
     for queue in &settings.amqp.queues {
         readiness.not_ready(queue, format!("queue {queue} is not consumed: starting"));
     }
-    if !schema_is_current(&store, &stop, &readiness).await {
-        return Ok(Ended {
-            recorded: 0,
-            left_to_broker: 0,
-        });
-    }
-    match store.missing_keys().await {
-        Ok(0) => {}
-        Ok(missing) => return Err(RunError::KeysMissing(missing)),
-        Err(error) => tracing::warn!(%error, "whether all keys are there can't be checked now"),
+    // May be cancelled wherever it stands: a query that is given up closes its connection.
+    tokio::select! {
+        usable = ledger_is_usable(&store, &readiness) => usable?,
+        () = stop.intake.cancelled() => {
+            return Ok(Ended {
+                recorded: 0,
+                left_to_broker: 0,
+            });
+        }
     }
     let parts = Parts::assemble(settings, store, sender, stop, readiness);
     parts.run().await
 }
 
-/// Waits for a schema that this version can use; false if the worker is stopped first.
-async fn schema_is_current(store: &Store, stop: &Stop, readiness: &Readiness) -> bool {
+/// Waits for a schema that this version can use, then sees whether all keys are there.
+async fn ledger_is_usable(store: &Store, readiness: &Readiness) -> Result<(), RunError> {
     let mut waits = pauses();
     loop {
         let reason = match store.schema_state().await {
-            Ok(SchemaState::Current) => {
-                readiness.ready("schema");
-                return true;
-            }
+            Ok(SchemaState::Current) => break,
             Ok(SchemaState::Behind) => {
                 "the database's schema is older than this version: run `postrider migrate`"
                     .to_owned()
@@ -121,11 +117,15 @@ async fn schema_is_current(store: &Store, stop: &Stop, readiness: &Readiness) ->
         };
         tracing::warn!("waiting: {reason}");
         readiness.not_ready("schema", reason);
-        tokio::select! {
-            () = tokio::time::sleep(waits.next().unwrap_or(CLOSE_RESERVE)) => {}
-            () = stop.intake.cancelled() => return false,
-        }
+        tokio::time::sleep(waits.next().unwrap_or(CLOSE_RESERVE)).await;
     }
+    readiness.ready("schema");
+    match store.missing_keys().await {
+        Ok(0) => {}
+        Ok(missing) => return Err(RunError::KeysMissing(missing)),
+        Err(error) => tracing::warn!(%error, "whether all keys are there can't be checked now"),
+    }
+    Ok(())
 }
 
 /// Everything that is started.
@@ -234,7 +234,9 @@ impl Parts {
         };
         self.stop.intake.cancel();
         self.readiness.not_ready("stopping", "stopping");
-        let deadline = Instant::now() + self.settings.shutdown_grace.saturating_sub(CLOSE_RESERVE);
+        let grace = self.settings.shutdown_grace;
+        let reserve = CLOSE_RESERVE.min(grace / 2);
+        let deadline = Instant::now() + grace.saturating_sub(reserve);
         tracing::info!(
             in_flight = self.in_flight.len(),
             "stopping: finishing what is in flight"
@@ -253,7 +255,7 @@ impl Parts {
             Ok(drained) => drained,
             Err(_) => {
                 self.stop.abort.cancel();
-                let closing = tokio::time::timeout(CLOSE_RESERVE / 2, join_all(&mut consumers));
+                let closing = tokio::time::timeout(reserve / 2, join_all(&mut consumers));
                 (None, closing.await.unwrap_or(0))
             }
         };
