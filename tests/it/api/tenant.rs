@@ -27,7 +27,8 @@ impl Tenant {
     }
 
     pub(super) async fn with(test: &str, settings: &[(&str, &str)]) -> Self {
-        let world = World::new(test).await;
+        // Boxed: the futures inside it are deep.
+        let world = Box::pin(World::new(test)).await;
         let listen = format!("127.0.0.1:{}", free_port());
         let mut all = vec![
             ("POSTRIDER__API__LISTEN", listen.as_str()),
