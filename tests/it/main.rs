@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod circuit;
 mod duplicates;
 mod faults;
 mod kit;

@@ -139,6 +139,10 @@ fn read(r: &mut Reader<'_>) -> Config {
             amqp,
             delivery,
             retry: retry(r),
+            circuit: worker::CircuitSettings {
+                failures: r.integer("circuit.failures", 1, 1 << 32),
+                probe_interval: r.duration("circuit.probe_interval", Duration::from_millis(1), DAY),
+            },
             egress,
             retention: worker::RetentionSettings {
                 deliveries: r.duration("retention.deliveries", DAY, YEARS),
@@ -160,7 +164,6 @@ fn read(r: &mut Reader<'_>) -> Config {
         admin_listen: r.address("admin.listen"),
         log: log(r),
     };
-    check_of_other_parts(r);
     check_postgres(r, &config.postgres);
     check_unacked(r, &config.worker.amqp);
     config
@@ -288,12 +291,6 @@ fn is_level(text: &str) -> bool {
     text.split(',')
         .all(|part| part.contains('=') || WORDS.contains(&part))
         && tracing_subscriber::EnvFilter::try_new(text).is_ok()
-}
-
-/// Settings of what is still to come: wrong ones are told all the same.
-fn check_of_other_parts(r: &mut Reader<'_>) {
-    r.integer::<u64>("circuit.failures", 1, 1 << 32);
-    r.duration("circuit.probe_interval", Duration::from_millis(1), DAY);
 }
 
 fn check_postgres(r: &mut Reader<'_>, postgres: &PostgresSettings) {

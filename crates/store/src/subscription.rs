@@ -74,6 +74,8 @@ pub struct LoadedSubscription {
     pub subscription: Subscription,
     /// Why nothing can be sent to it now: `Unreadable`.
     pub unreadable: Option<StoreError>,
+    /// Since when it has its status.
+    pub status_changed: OffsetDateTime,
 }
 
 const READ: &str = "\
@@ -162,6 +164,7 @@ impl Store {
             Ok(LoadedSubscription {
                 subscription,
                 unreadable,
+                status_changed: row.get(11),
             })
         };
         rows.iter().map(load).collect()

@@ -151,12 +151,10 @@ impl Claimer {
         let Ok(mut permits) = Arc::clone(&deliverer.permits).try_acquire_many_owned(rows) else {
             return Ok(CLAIM_PAUSE);
         };
-        let slots: Vec<_> = deliverer
-            .lanes
-            .slots()
-            .into_iter()
-            .map(|slots| (slots.environment_id, slots.webhook_id, slots.free))
-            .collect();
+        let slots = deliverer.lanes.slots();
+        deliverer
+            .metrics
+            .circuits_open(deliverer.lanes.circuits_open());
         let mut suspect = self.suspects.place();
         let claimed_at = Instant::now();
         let claim = self
@@ -166,8 +164,8 @@ impl Claimer {
                 payload_bytes_max: CLAIM_BYTES_MAX,
                 lease: deliverer.lease,
                 suspect: suspect.is_some(),
-                slots_default: u32::try_from(deliverer.lanes.limit()).unwrap_or(u32::MAX),
-                slots: &slots,
+                slots_default: slots.unknown,
+                slots: &slots.known,
             })
             .await?;
 
@@ -178,10 +176,12 @@ impl Claimer {
             let Some(permit) = permits.split(1) else {
                 break;
             };
-            deliverer
-                .lanes
-                .enter_claimed(&delivery.environment_id, &delivery.webhook_id);
             let endpoint = endpoints.get(&delivery.webhook_id).cloned();
+            let place = deliverer.lanes.enter_claimed(
+                &delivery.environment_id,
+                &delivery.webhook_id,
+                endpoint.as_ref(),
+            );
             let alone = if claimed.suspect {
                 suspect.take()
             } else {
@@ -190,7 +190,7 @@ impl Claimer {
             let deliverer = Arc::clone(deliverer);
             self.tracker.spawn(async move {
                 deliverer
-                    .deliver_claimed(claimed, claimed_at, endpoint, permit)
+                    .deliver_claimed(claimed, claimed_at, endpoint, place, permit)
                     .await;
                 drop(alone);
             });

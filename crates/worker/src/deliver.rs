@@ -8,12 +8,12 @@ use store::{Attempt, Claimed, Delivery, Payload, Record, Step};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use webhook::{DeadReason, Envelope, RequestId, RetryPolicy, Settlement, settle};
+use webhook::{DeadReason, Envelope, Outcome, RequestId, RetryPolicy, Settlement, settle};
 
 use crate::commit::{CommitQueue, Entry, Gate};
 use crate::endpoint::{Endpoint, State};
 use crate::in_flight::InFlight;
-use crate::lane::Lanes;
+use crate::lane::{Lanes, Place};
 use crate::message::Hold;
 use crate::metrics::Metrics;
 use crate::send::{Sender, Sent};
@@ -33,7 +33,7 @@ pub(crate) struct Deliverer {
     pub(crate) commits: CommitQueue,
     pub(crate) gate: Arc<Gate>,
     pub(crate) in_flight: Arc<InFlight>,
-    pub(crate) lanes: Lanes,
+    pub(crate) lanes: Arc<Lanes>,
     /// Attempts at a time in this process.
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) metrics: Arc<Metrics>,
@@ -87,15 +87,9 @@ impl Deliverer {
                 return self.record(turn, Step::Schedule { after }, flight).await;
             }
         }
-        if !self
-            .lanes
-            .enter_fresh(&turn.delivery.environment_id, &turn.delivery.webhook_id)
-            .await
-        {
-            self.record(turn, LOOK_NOW, flight).await;
-            return;
-        }
-        let place = Place::new(&self.lanes, &turn.delivery.webhook_id);
+        let Some(place) = self.lanes.enter_fresh(&endpoint).await else {
+            return self.record(turn, LOOK_NOW, flight).await;
+        };
         let Some(_permit) = self.may_begin().await else {
             return;
         };
@@ -112,9 +106,9 @@ impl Deliverer {
         claimed: Claimed,
         claimed_at: Instant,
         endpoint: Option<Arc<Endpoint>>,
+        place: Place,
         _permit: OwnedSemaphorePermit,
     ) {
-        let place = Place::new(&self.lanes, &claimed.delivery.webhook_id);
         let now = Instant::now();
         let turn = Turn {
             created: now.checked_sub(claimed.age).unwrap_or(now),
@@ -154,6 +148,11 @@ impl Deliverer {
                 return self.record(turn, Step::HandBack { after }, flight).await;
             }
         };
+        if !place.may_begin(&endpoint) {
+            // Due as before; its circuit keeps it from being claimed.
+            let after = Duration::ZERO;
+            return self.record(turn, Step::HandBack { after }, flight).await;
+        }
         let covered_until = claimed_at + self.lease.saturating_sub(self.timeout);
         let opens = tokio::select! {
             biased;
@@ -196,9 +195,9 @@ impl Deliverer {
     /// One attempt; handed off to the ledger while it lasts, if it lasts long.
     async fn attempt(
         &self,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         mut turn: Turn,
-        mut place: Place<'_>,
+        mut place: Place,
         flight: Flight<'_>,
     ) {
         let delivery = &turn.delivery;
@@ -217,10 +216,7 @@ impl Deliverer {
                     .attempt(endpoint, delivery.request_id, envelope, turn.attempt),
             );
         let (sent, lease_id) = match tokio::time::timeout(self.handoff_after, &mut sending).await {
-            Ok(sent) => {
-                place.was_quick();
-                (sent, turn.lease_id)
-            }
+            Ok(sent) => (sent, turn.lease_id),
             Err(_) => {
                 place.slow_down();
                 // Polled together: a ledger that is slow to take it must not stop the request's clock.
@@ -229,7 +225,7 @@ impl Deliverer {
             }
         };
         drop(counted);
-        drop(place);
+        place.ended(endpoint, sent.answer.outcome == Outcome::Delivered);
 
         turn.lease_id = lease_id;
         self.settle(turn, sent, began, flight).await;
@@ -368,39 +364,6 @@ impl Drop for Flight<'_> {
         if !self.handed_in {
             self.in_flight.abandoned(self.request_id);
         }
-    }
-}
-
-/// A place in a lane, given up when dropped.
-struct Place<'a> {
-    lanes: &'a Lanes,
-    webhook_id: Arc<str>,
-    /// How its attempt went, once it had one.
-    slow: Option<bool>,
-}
-
-impl<'a> Place<'a> {
-    fn new(lanes: &'a Lanes, webhook_id: &Arc<str>) -> Self {
-        Self {
-            lanes,
-            webhook_id: Arc::clone(webhook_id),
-            slow: None,
-        }
-    }
-
-    fn was_quick(&mut self) {
-        self.slow = Some(false);
-    }
-
-    fn slow_down(&mut self) {
-        self.slow = Some(true);
-        self.lanes.slow_down(&self.webhook_id);
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.lanes.leave(&self.webhook_id, self.slow);
     }
 }
 

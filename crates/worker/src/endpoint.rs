@@ -1,14 +1,17 @@
 //! A subscription made ready to be sent to: URL, headers and signing keys prepared once per load, not per delivery.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::{HeaderName, HeaderValue, Method, Uri};
 use store::LoadedSubscription;
+use time::OffsetDateTime;
 use url::Url;
 use webhook::{SigningKey, Status};
 
 /// Where one subscription's requests go.
 pub(crate) struct Endpoint {
+    pub(crate) environment_id: Arc<str>,
     pub(crate) webhook_id: Arc<str>,
     pub(crate) state: State,
     pub(crate) method: Method,
@@ -18,6 +21,9 @@ pub(crate) struct Endpoint {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// The newest first.
     pub(crate) keys: Vec<SigningKey>,
+    status_changed: OffsetDateTime,
+    /// It delivered quickly, lately.
+    proven: AtomicBool,
 }
 
 /// Whether an endpoint may be sent to.
@@ -42,6 +48,7 @@ impl Endpoint {
             Some((name, value))
         };
         Self {
+            environment_id: subscription.environment_id.as_str().into(),
             webhook_id: subscription.id.as_str().into(),
             state: match (&loaded.unreadable, subscription.status) {
                 (Some(_), _) => State::Unreadable,
@@ -55,7 +62,23 @@ impl Endpoint {
             uri: parse_url(&subscription.url),
             headers: subscription.headers.iter().filter_map(header).collect(),
             keys: subscription.secrets.iter().map(SigningKey::from).collect(),
+            status_changed: loaded.status_changed,
+            proven: AtomicBool::new(false),
         }
+    }
+
+    /// Whether what was learned of the other holds for this one: the same URL, and not resumed in between.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        self.uri == other.uri && self.status_changed == other.status_changed
+    }
+
+    /// It delivered quickly, or took long.
+    pub(crate) fn prove(&self, quick: bool) {
+        self.proven.store(quick, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_proven(&self) -> bool {
+        self.proven.load(Ordering::Relaxed)
     }
 }
 
@@ -68,6 +91,34 @@ fn parse_url(text: &str) -> Option<Uri> {
     }
     url.set_fragment(None);
     url.as_str().parse().ok()
+}
+
+#[cfg(test)]
+impl Endpoint {
+    /// An active one of `env-1` whose status changed at that second.
+    pub(crate) fn example(webhook_id: &str, url: &str, status_changed: i64) -> Arc<Self> {
+        let subscription = webhook::Subscription {
+            environment_id: "env-1".into(),
+            id: webhook_id.into(),
+            name: None,
+            types: vec!["card-published".into()],
+            card_template_id: None,
+            action_flow_config_id: None,
+            url: url.into(),
+            method: webhook::Method::Post,
+            headers: vec![("My-Custom-Header".into(), "123".into())],
+            secrets: vec![webhook::Secret::new(
+                "0217309e-3c74-41b5-82e9-bd60e5db9bdb".into(),
+            )],
+            status: Status::Active,
+        };
+        Arc::new(Self::new(&LoadedSubscription {
+            subscription,
+            unreadable: None,
+            status_changed: OffsetDateTime::from_unix_timestamp(status_changed)
+                .expect("within range"),
+        }))
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 
 mod ack;
 pub mod broker;
+mod circuit;
 mod claim;
 mod commit;
 mod consume;
@@ -32,4 +33,6 @@ mod upkeep;
 pub use readiness::Readiness;
 pub use run::{Ended, RunError, Stop, run};
 pub use send::SenderError;
-pub use settings::{AmqpSettings, DeliverySettings, EgressSettings, RetentionSettings, Settings};
+pub use settings::{
+    AmqpSettings, CircuitSettings, DeliverySettings, EgressSettings, RetentionSettings, Settings,
+};

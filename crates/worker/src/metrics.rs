@@ -222,6 +222,10 @@ impl Metrics {
         self.cached.set(float(count));
     }
 
+    pub(crate) fn circuits_open(&self, count: u64) {
+        self.circuits_open.set(float(count));
+    }
+
     pub(crate) fn amqp_connected(&self, connected: bool) {
         self.amqp.set(f64::from(u8::from(connected)));
     }

@@ -175,11 +175,12 @@ impl Parts {
             commits,
             gate: Arc::clone(&gate),
             in_flight: Arc::clone(&in_flight),
-            lanes: Lanes::new(
+            lanes: Arc::new(Lanes::new(
                 delivery.in_flight_per_subscription_max,
                 delivery.in_flight_max,
+                settings.circuit,
                 Arc::clone(&due),
-            ),
+            )),
             permits: Arc::new(Semaphore::new(delivery.in_flight_max)),
             metrics: Arc::clone(&metrics),
             retry: settings.retry.clone(),
@@ -305,7 +306,8 @@ impl Parts {
         let (subscriptions, due) = (Arc::clone(&self.subscriptions), Arc::clone(&self.due));
         let tests_asked = Arc::new(Notify::new());
         let asked = Arc::clone(&tests_asked);
-        services.spawn(async move { subscriptions.watch(&due, &asked).await });
+        let lanes = Arc::clone(&self.deliverer.lanes);
+        services.spawn(async move { subscriptions.watch(&due, &lanes, &asked).await });
         let tests = TestRunner {
             store: self.store.clone(),
             subscriptions: Arc::clone(&self.subscriptions),

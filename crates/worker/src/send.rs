@@ -375,10 +375,8 @@ impl Body for EnvelopeBody {
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
-    use webhook::{Method, Secret, Status, Subscription};
 
     use super::*;
-    use store::LoadedSubscription;
 
     fn sender(timeout: Duration) -> Sender {
         let delivery = DeliverySettings {
@@ -396,33 +394,12 @@ mod tests {
         Sender::new(&delivery, &egress).unwrap()
     }
 
-    fn endpoint(url: String) -> Endpoint {
-        let subscription = Subscription {
-            environment_id: "env-1".to_owned(),
-            id: "2nBrJUjz".to_owned(),
-            name: None,
-            types: vec!["card-published".to_owned()],
-            card_template_id: None,
-            action_flow_config_id: None,
-            url,
-            method: Method::Post,
-            headers: vec![("My-Custom-Header".to_owned(), "123".to_owned())],
-            secrets: vec![Secret::new(
-                "0217309e-3c74-41b5-82e9-bd60e5db9bdb".to_owned(),
-            )],
-            status: Status::Active,
-        };
-        Endpoint::new(&LoadedSubscription {
-            subscription,
-            unreadable: None,
-        })
-    }
-
     async fn attempt(sender: &Sender, url: String) -> Sent {
         let id = RequestId::of_event("2nBrJUjz", "card-published", "ev-1");
         let data = Bytes::from_static(br#"{ "id":"ev-1","analyticsEvent":"card-published" }"#);
         let envelope = Envelope::of_event(id, "env-1", "2nBrJUjz", data);
-        sender.attempt(&endpoint(url), id, envelope, 3).await
+        let endpoint = Endpoint::example("2nBrJUjz", &url, 0);
+        sender.attempt(&endpoint, id, envelope, 3).await
     }
 
     /// A receiver that answers one connection with these bytes and tells what it was sent.

@@ -16,6 +16,8 @@ pub struct Settings {
     pub delivery: DeliverySettings,
     /// When a failed attempt is repeated.
     pub retry: RetryPolicy,
+    /// When a subscription gets probes only.
+    pub circuit: CircuitSettings,
     /// Whom attempts may reach.
     pub egress: EgressSettings,
     /// How long settled deliveries are kept.
@@ -71,6 +73,15 @@ pub struct DeliverySettings {
     pub in_flight_per_subscription_max: usize,
     /// At most so much of a response's body is read.
     pub response_bytes_max: usize,
+}
+
+/// When a circuit opens, and how often it is probed.
+#[derive(Clone, Copy, Debug)]
+pub struct CircuitSettings {
+    /// Failed attempts in a row after which it opens.
+    pub failures: u64,
+    /// Between two probes.
+    pub probe_interval: Duration,
 }
 
 /// Whom attempts may reach.

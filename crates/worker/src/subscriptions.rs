@@ -16,6 +16,7 @@ use webhook::{Event, SubscriptionIndex};
 
 use crate::claim::DueSignal;
 use crate::endpoint::Endpoint;
+use crate::lane::Lanes;
 use crate::metrics::Metrics;
 
 const IDLE_MAX: Duration = Duration::from_secs(600);
@@ -158,16 +159,21 @@ impl Subscriptions {
     }
 
     /// Keeps the cache current, for ever: listens, forgets what was loaded before it listened, then each changed
-    /// environment. Also wakes the claim when another process made a delivery due, and who runs the tests.
-    pub(crate) async fn watch(&self, due: &DueSignal, tests: &Notify) {
+    /// environment, whose open circuits are looked at anew. Also wakes the claim when another process made a delivery
+    /// due, and who runs the tests.
+    pub(crate) async fn watch(&self, due: &DueSignal, lanes: &Lanes, tests: &Notify) {
         loop {
             match self.store.listen().await {
                 Ok(mut listener) => {
                     self.forget_all();
+                    lanes.all_changed();
                     self.watched.store(true, Ordering::Release);
                     let error = loop {
                         match listener.next().await {
-                            Ok(Notice::SubscriptionsChanged(id)) => self.forget(&id),
+                            Ok(Notice::SubscriptionsChanged(id)) => {
+                                self.forget(&id);
+                                lanes.changed(&id);
+                            }
                             Ok(Notice::Due) => due.now(),
                             Ok(Notice::TestAsked) => tests.notify_one(),
                             Err(error) => break error,
@@ -181,6 +187,7 @@ impl Subscriptions {
                 }
             }
             tokio::time::sleep(UNWATCHED_AGE_MAX).await;
+            lanes.all_changed();
         }
     }
 

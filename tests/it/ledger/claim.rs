@@ -206,24 +206,19 @@ async fn a_failure_that_is_committed_together_with_its_success_is_not_sent_again
         .await
         .unwrap();
     let other = store_at(&f.url, &[1]);
-    let success = tokio::task::LocalSet::new();
-    success
-        .run_until(async {
-            let committing =
-                tokio::task::spawn_local(async move { other.commit(&[delivered("hook-a", "ev-1")]).await });
-            wait_until(MINUTE, "the success to stand at the lock", async || {
-                let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'deliveries'::regclass";
-                (number(&f.sql, waiting).await > 0).then_some(())
-            })
-            .await;
-            f.store
-                .commit(&[failed("hook-a", "ev-1", Duration::ZERO)])
-                .await
-                .unwrap();
-            f.sql.batch_execute("COMMIT").await.unwrap();
-            committing.await.unwrap().unwrap();
+    let success = [delivered("hook-a", "ev-1")];
+    let meanwhile = async {
+        wait_until(MINUTE, "the success to stand at the lock", async || {
+            let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'deliveries'::regclass";
+            (number(&f.sql, waiting).await > 0).then_some(())
         })
         .await;
+        let failure = [failed("hook-a", "ev-1", Duration::ZERO)];
+        f.store.commit(&failure).await.unwrap();
+        f.sql.batch_execute("COMMIT").await.unwrap();
+    };
+    let (succeeded, ()) = tokio::join!(other.commit(&success), meanwhile);
+    succeeded.unwrap();
     assert_eq!(
         number(&f.sql, "SELECT count(*) FROM deliveries_waiting").await,
         1

@@ -76,19 +76,20 @@ const LEASE: &str = "\
         ON p.environment_id = l.environment_id AND p.payload_id = l.payload_id \
     ORDER BY l.nth";
 
-/// Served heads anew; suspects that had to wait are looked at again in a moment; those of subscriptions that aren't active are the sweep's to see to, and come back in case that
+/// Served heads anew; suspects that had to wait, and those without a free place, are looked at again in a moment; those of subscriptions that aren't active are the sweep's to see to, and come back in case that
 /// changed while this was read.
 const SET_HEADS: &str = "\
     UPDATE subscription_due h SET next_due = CASE WHEN NOT n.active THEN now() + '5 s' \
-            WHEN n.due IS NULL THEN 'infinity' ELSE GREATEST(n.due, now()) END, \
+            WHEN n.due IS NULL THEN 'infinity' WHEN n.free = 0 THEN GREATEST(n.due, now() + '500 ms') \
+            ELSE GREATEST(n.due, now()) END, \
         next_sweep = CASE WHEN n.active THEN h.next_sweep ELSE LEAST(h.next_sweep, now()) END \
-    FROM (SELECT u.environment_id, u.webhook_id, u.active, LEAST((SELECT w.due FROM deliveries_waiting w \
+    FROM (SELECT u.environment_id, u.webhook_id, u.active, u.free, LEAST((SELECT w.due FROM deliveries_waiting w \
             WHERE w.environment_id = u.environment_id AND w.webhook_id = u.webhook_id AND w.status = 'scheduled' \
                 AND w.claims < 2 ORDER BY w.due LIMIT 1), \
         (SELECT GREATEST(w.due, now() + '500 ms') FROM deliveries_waiting w \
             WHERE w.environment_id = u.environment_id AND w.webhook_id = u.webhook_id AND w.status = 'scheduled' \
                 AND w.claims >= 2 ORDER BY w.due LIMIT 1)) AS due \
-        FROM unnest($1::text[], $2::text[], $3::bool[]) AS u(environment_id, webhook_id, active)) AS n \
+        FROM unnest($1::text[], $2::text[], $3::bool[], $4::int4[]) AS u(environment_id, webhook_id, active, free)) AS n \
     WHERE h.environment_id = n.environment_id AND h.webhook_id = n.webhook_id";
 
 /// Heads that look at nothing any more.
@@ -217,7 +218,7 @@ async fn claim(client: &Checkout, limits: ClaimLimits<'_>) -> Result<Claim, Stor
             let (environment_ids, webhook_ids) = (&served.environment_ids, &served.webhook_ids);
             tokio::try_join!(
                 biased;
-                async { client.execute(&set, &[environment_ids, webhook_ids, &served.active]).await },
+                async { client.execute(&set, &[environment_ids, webhook_ids, &served.active, &served.free]).await },
                 async { client.execute(&remove, &[environment_ids, webhook_ids]).await }
             )
             .map(drop)
