@@ -3,7 +3,7 @@
 CARGO ?= cargo
 WITH_SERVERS = target/debug/with-servers
 
-.PHONY: help demo test lint fmt deny clean
+.PHONY: help demo test isolation lint fmt deny clean
 .DEFAULT_GOAL := help
 
 help: ## What there is
@@ -18,6 +18,12 @@ test: ## Everything: unit, property, and integration tests on real servers
 	@scripts/prepare-servers
 	$(CARGO) build --locked --workspace --all-targets
 	@$(WITH_SERVERS) -- scripts/test
+
+isolation: ## How long healthy endpoints wait beside bad ones, measured in one run
+	@scripts/prepare-servers
+	$(CARGO) build --locked --release --package postrider --package tests --bins
+	@POSTRIDER_TEST_ISOLATION=whole target/release/with-servers -- $(CARGO) test --locked --release --package tests \
+		--test it isolation -- --nocapture --test-threads 1
 
 lint: ## Format, clippy, docs, dependencies; warnings are errors
 	$(CARGO) fmt --check

@@ -9,6 +9,7 @@ mod api;
 mod circuit;
 mod duplicates;
 mod faults;
+mod isolation;
 mod kit;
 mod ledger;
 mod matching;

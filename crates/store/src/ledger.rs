@@ -9,6 +9,8 @@ pub(crate) mod heads;
 mod history;
 mod lookup;
 mod merge;
+#[cfg(test)]
+mod model;
 mod pipeline;
 mod record;
 mod settle;
