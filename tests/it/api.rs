@@ -2,6 +2,7 @@
 
 mod access;
 mod connections;
+mod issuer;
 mod manners;
 mod openapi;
 mod schemathesis;

@@ -1,15 +1,16 @@
-//! Who asks: a bearer token, verified by its signature, and the credential behind it, which must still be there. A
-//! credential that was deleted is noticed within a second.
+//! Who asks: a bearer token, verified by its signature, and for our own the credential behind it, which must still be
+//! there: that it was deleted is noticed within a second. Another issuer's token stands for itself until it is over.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, header};
 use store::{Credential, Role, Store};
 
+use crate::jwks_file::JwksFile;
 use crate::problem::Problem;
-use crate::token::TokenKeys;
+use crate::token::{Claims, TokenKeys};
 
 /// A credential is looked up again after so long.
 const CREDENTIAL_AGE_MAX: Duration = Duration::from_millis(900);
@@ -19,15 +20,19 @@ const REMEMBERED_MAX: usize = 10_000;
 /// Verifies tokens.
 pub(crate) struct Access {
     store: Store,
-    pub(crate) keys: TokenKeys,
+    /// None where another issuer alone makes tokens.
+    pub(crate) keys: Option<TokenKeys>,
+    /// The other issuer's, if there is one.
+    pub(crate) jwks: Option<Arc<JwksFile>>,
     remembered: Mutex<HashMap<String, (Instant, Credential)>>,
 }
 
 impl Access {
-    pub(crate) fn new(store: Store, keys: TokenKeys) -> Self {
+    pub(crate) fn new(store: Store, keys: Option<TokenKeys>, jwks: Option<Arc<JwksFile>>) -> Self {
         Self {
             store,
             keys,
+            jwks,
             remembered: Mutex::default(),
         }
     }
@@ -45,19 +50,14 @@ impl Access {
         let token = bearer(headers).ok_or_else(|| {
             Problem::unauthenticated("an access token is needed: Authorization: Bearer TOKEN")
         })?;
-        let claims = self
-            .keys
-            .verify(token)
-            .ok_or_else(|| Problem::unauthenticated("the token is not good, or no longer"))?;
-        let credential = self.credential(&claims.sub).await?;
-        let stands = credential.is_some_and(|credential| {
-            credential.environment_id == claims.env && Some(credential.role) == claims.role()
-        });
-        if !stands {
-            return Err(Problem::unauthenticated(
-                "the token's credential is no more",
-            ));
-        }
+        let claims = match self.keys.as_ref().and_then(|keys| keys.verify(token)) {
+            Some(claims) => self.standing(claims).await?,
+            None => self
+                .jwks
+                .as_ref()
+                .and_then(|jwks| jwks.verify(token))
+                .ok_or_else(|| Problem::unauthenticated("the token is not good, or no longer"))?,
+        };
         if claims.env != environment_id {
             return Err(Problem::forbidden("the token is of another environment"));
         }
@@ -69,6 +69,17 @@ impl Access {
             }));
         }
         Ok(())
+    }
+
+    /// The claims, if the credential that they were made for is still there.
+    async fn standing(&self, claims: Claims) -> Result<Claims, Problem> {
+        let credential = self.credential(&claims.sub).await?;
+        let stands = credential.is_some_and(|credential| {
+            credential.environment_id == claims.env && Some(credential.role) == claims.role()
+        });
+        stands
+            .then_some(claims)
+            .ok_or_else(|| Problem::unauthenticated("the token's credential is no more"))
     }
 
     async fn credential(&self, client_id: &str) -> Result<Option<Credential>, Problem> {

@@ -10,6 +10,8 @@ mod connections;
 mod credentials;
 mod docs_page;
 mod events;
+mod jwks;
+mod jwks_file;
 mod names;
 mod oauth;
 mod openapi;
@@ -25,6 +27,7 @@ mod webhooks;
 
 pub use credentials::{NewCredential, new_credential};
 pub use events::{EventRefused, Publication};
+pub use jwks_file::JwksFile;
 pub use names::is_environment_id;
 pub use openapi::openapi_document;
 pub use problem::Problem;

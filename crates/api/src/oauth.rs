@@ -158,6 +158,12 @@ async fn grant(
         }
         None => return Err(bad("invalid_request", "grant_type is missing")),
     }
+    let keys = access.keys.as_ref().ok_or_else(|| {
+        bad(
+            "unsupported_grant_type",
+            "no tokens are made here; the operator has an issuer of their own",
+        )
+    })?;
     let (Some(client_id), Some(client_secret)) = (&asked.client_id, &asked.client_secret) else {
         return Err(invalid_client());
     };
@@ -188,15 +194,12 @@ async fn grant(
     }
     let good = |credential: &Credential| secrets::matches(client_secret, &credential.secret_hash);
     let credential = credential.filter(good).ok_or_else(invalid_client)?;
-    access
-        .keys
-        .sign(&credential, unix_seconds())
-        .ok_or(Refusal {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            error: "server_error",
-            description: "no token could be made",
-            retry_after_seconds: None,
-        })
+    keys.sign(&credential, unix_seconds()).ok_or(Refusal {
+        status: StatusCode::INTERNAL_SERVER_ERROR,
+        error: "server_error",
+        description: "no token could be made",
+        retry_after_seconds: None,
+    })
 }
 
 fn read(headers: &HeaderMap, query: &str, body: &[u8]) -> Result<Asked, Refusal> {

@@ -134,7 +134,9 @@ fn components() -> Components {
                 HttpBuilder::new()
                     .scheme(HttpAuthScheme::Bearer)
                     .bearer_format("JWT")
-                    .description(Some("An access token."))
+                    .description(Some(
+                        "An access token, or one of an issuer that the server was told to trust.",
+                    ))
                     .build(),
             ),
         ),

@@ -66,20 +66,24 @@ impl std::fmt::Debug for Api {
 }
 
 impl Api {
-    /// The API, or nothing if there is no key to sign tokens with. `publisher` takes events to RabbitMQ.
+    /// The API, or nothing if there is no key that any token could be verified with. `publisher` takes events to RabbitMQ.
     pub fn new(
         settings: ApiSettings,
         store: Store,
         publisher: mpsc::Sender<Publication>,
     ) -> Option<Self> {
-        let keys = TokenKeys::new(&settings.token_keys)?;
+        let keys = TokenKeys::new(&settings.token_keys);
+        let jwks = settings.jwks_file.clone();
+        if keys.is_none() && jwks.is_none() {
+            return None;
+        }
         let rules = UrlRules {
             require_https: settings.require_https,
             addresses: AddressPolicy::new(settings.allow.clone(), settings.deny.clone()),
         };
         let most = settings.subscriptions_per_environment_max;
         Some(Self {
-            access: Access::new(store.clone(), keys),
+            access: Access::new(store.clone(), keys, jwks),
             limits: TokenLimits::new(),
             webhooks: Webhooks {
                 store: store.clone(),
@@ -145,7 +149,14 @@ pub async fn serve(listener: TcpListener, api: Api, stop: CancellationToken) {
         request: REQUEST_LIMIT + api.settings.attempt_max,
         grace: api.settings.grace,
     };
-    connections::serve(listener, router(api, limits.request), limits, stop).await;
+    let jwks = api.access.jwks.clone();
+    let followed = async {
+        if let Some(jwks) = jwks {
+            jwks.follow(stop.clone()).await;
+        }
+    };
+    let served = connections::serve(listener, router(api, limits.request), limits, stop.clone());
+    tokio::join!(followed, served);
 }
 
 /// What the table says of the routes.

@@ -1,14 +1,19 @@
 //! What the API is told from outside, already checked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::jwks_file::JwksFile;
+
 /// The API's settings.
 #[derive(Clone)]
 pub struct ApiSettings {
-    /// Keys of access tokens, at least 32 bytes each: the first signs, all verify. At least one.
+    /// Keys of access tokens, at least 32 bytes each: the first signs, all verify. Without one no tokens are made here.
     pub token_keys: Vec<Vec<u8>>,
+    /// Keys of an issuer of the operator's own, whose tokens are good, too.
+    pub jwks_file: Option<Arc<JwksFile>>,
     /// A request body above this is refused; the events route has a limit of its own.
     pub body_bytes_max: usize,
     /// Subscriptions of one environment that aren't disabled.

@@ -1,26 +1,24 @@
-//! Access tokens: JWTs (RFC 7519), HS256, made and verified here. What they claim is checked against the credential
-//! itself in `access`.
+//! Our own access tokens: JWTs (RFC 7519), HS256, made and verified here. What they claim is checked against the
+//! credential itself in `access`; those of an issuer of the operator's own are `jwks`'s.
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use serde_json::json;
 use store::{Credential, Role};
 
 /// How long a token is good.
 pub(crate) const LIFETIME_SECONDS: u64 = 3600;
 const ISSUER: &str = "postrider";
-const AUDIENCE: &str = "postrider";
+pub(crate) const AUDIENCE: &str = "postrider";
 
-/// What a token says.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+/// Who a verified token says it is of.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 pub(crate) struct Claims {
-    iss: String,
-    aud: String,
-    /// The clientId.
+    /// The clientId; another issuer's may be any name.
     pub(crate) sub: String,
     /// The environment.
     pub(crate) env: String,
     role: String,
-    exp: u64,
 }
 
 /// The keys of `auth.token_keys`.
@@ -43,14 +41,14 @@ impl TokenKeys {
 
     /// A token for a credential, good for an hour from `now` (Unix seconds).
     pub(crate) fn sign(&self, credential: &Credential, now: u64) -> Option<String> {
-        let claims = Claims {
-            iss: ISSUER.into(),
-            aud: AUDIENCE.into(),
-            sub: credential.client_id.clone(),
-            env: credential.environment_id.clone(),
-            role: credential.role.as_str().into(),
-            exp: now + LIFETIME_SECONDS,
-        };
+        let claims = json!({
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": credential.client_id,
+            "env": credential.environment_id,
+            "role": credential.role.as_str(),
+            "exp": now + LIFETIME_SECONDS,
+        });
         encode(&Header::new(Algorithm::HS256), &claims, &self.signing).ok()
     }
 

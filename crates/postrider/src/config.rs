@@ -6,7 +6,8 @@ mod reader;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -108,7 +109,7 @@ impl Config {
     /// The API, with what takes its events to RabbitMQ.
     ///
     /// # Errors
-    /// No keys for tokens are set.
+    /// No keys are set that a token could be verified with.
     pub(crate) fn api(
         &self,
         store: Store,
@@ -116,7 +117,8 @@ impl Config {
     ) -> Result<api::Api, ConfigError> {
         api::Api::new(self.api.clone(), store, publisher).ok_or_else(|| {
             ConfigError(vec![
-                "auth.token_keys: none is set; make one with `openssl rand -base64 32`".into(),
+                "auth.token_keys: none is set, and no auth.jwks_file; make one with `openssl rand -base64 32`"
+                    .into(),
             ])
         })
     }
@@ -239,13 +241,8 @@ fn api(
     attempt_max: Duration,
     grace: Duration,
 ) -> api::ApiSettings {
-    if r.file("auth.jwks_file").is_some() {
-        r.fault(
-            "auth.jwks_file",
-            "an issuer of one's own is not there yet in this version",
-        );
-    }
     api::ApiSettings {
+        jwks_file: jwks_file(r),
         token_keys: keys(
             r,
             "auth.token_keys",
@@ -264,6 +261,23 @@ fn api(
         attempt_max,
         grace,
         message_bytes_max,
+    }
+}
+
+fn jwks_file(r: &mut Reader<'_>) -> Option<Arc<api::JwksFile>> {
+    const KEY: &str = "auth.jwks_file";
+    let path = PathBuf::from(r.text(KEY));
+    if path.as_os_str().is_empty() {
+        return None;
+    }
+    match api::JwksFile::open(path) {
+        Ok(file) => Some(Arc::new(file)),
+        Err(faults) => {
+            for fault in faults {
+                r.fault(KEY, &fault);
+            }
+            None
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use crate::token::LIFETIME_SECONDS;
 
 const ABOUT: &str = "\
 By HTTP Basic, or by `client_id` and `client_secret` in the form. `grant_type` and `client_id` may stand in the query \
-instead; `client_secret` never, since URLs are logged. A client may ask sixty times a minute.";
+instead; `client_secret` never, since URLs are logged. A client may ask sixty times a minute. A server that only \
+takes tokens of another issuer makes none: `unsupported_grant_type`.";
 
 /// What it may say, and with which status.
 const ERRORS: [(u16, &str, &str); 7] = [

@@ -327,6 +327,31 @@ fn bad_input_names_its_key_and_what_is_expected() {
 }
 
 #[test]
+fn an_issuers_keys_are_read_at_once_and_each_fault_names_its_key() {
+    let good = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    let with = |keys: &str| {
+        let file = file(&format!(r#"{{"keys":[{keys}]}}"#));
+        let path = file.path().to_str().unwrap().to_owned();
+        (file, path)
+    };
+    let (_file, path) = with(good);
+    let config = load(&[("POSTRIDER__AUTH__JWKS_FILE", &path)]).unwrap();
+    assert!(config.api.jwks_file.is_some() && config.api.token_keys.is_empty());
+
+    let (_file, path) = with(&format!(
+        r#"{{"kty":"RSA"}},{good},{{"kty":"oct","k":"aHVzaA"}}"#
+    ));
+    let told = faults(&[("POSTRIDER__AUTH__JWKS_FILE", &path)]);
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(told[0], format!("auth.jwks_file: {path}: key 1: lacks n"));
+    assert!(told[1].starts_with(&format!(
+        "auth.jwks_file: {path}: key 3: is a shared secret"
+    )));
+    let told = faults(&[("POSTRIDER__AUTH__JWKS_FILE", "/nowhere.json")]);
+    assert!(told[0].starts_with("auth.jwks_file: /nowhere.json: can't be read"));
+}
+
+#[test]
 fn a_file_that_cannot_be_used_is_told_by_line_and_key_without_its_values() {
     for (content, expected) in [
         ("[amqp]\nurl = \"amqp://u:hush@h\n", "line 2: not TOML"),
