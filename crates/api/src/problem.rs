@@ -169,6 +169,18 @@ impl Problem {
         )
     }
 
+    /// 500: a subscription's sealed values can't be opened. It isn't left out of a list: who compares the list with what
+    /// should be there would make it anew.
+    fn unreadable(webhook_id: &str) -> Self {
+        Self {
+            detail: format!(
+                "secrets and headers of the webhook {webhook_id} can't be opened with the server's keys; others can be \
+                 read one by one"
+            ),
+            ..Self::internal()
+        }
+    }
+
     /// What the response's body says.
     pub(crate) fn body(&self) -> Value {
         let mut body = json!({
@@ -197,9 +209,13 @@ impl From<StoreError> for Problem {
                 tracing::warn!(%error, "a request can't be answered now");
                 Self::unavailable("the database doesn't answer; try again")
             }
-            StoreError::Refused(_) | StoreError::Unreadable { .. } => {
+            StoreError::Refused(_) => {
                 tracing::error!(%error, "a request can't be answered");
                 Self::internal()
+            }
+            StoreError::Unreadable { ref webhook_id, .. } => {
+                tracing::error!(%error, "a request can't be answered");
+                Self::unreadable(webhook_id)
             }
         }
     }

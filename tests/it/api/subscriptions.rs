@@ -337,3 +337,35 @@ async fn all_that_is_wrong_is_told_at_once_by_its_pointer() {
         0.0
     );
 }
+
+#[tokio::test]
+async fn a_subscription_that_cannot_be_opened_is_named_and_can_be_removed() {
+    let t = Tenant::new("api_unreadable").await;
+    let body = json!({"types": ["t"], "url": t.world.receiver.url("/hook")});
+    let (good, bad) = (t.subscribe(body.clone()).await, t.subscribe(body).await);
+    let bad = bad["id"].as_str().unwrap();
+    let spoil = "UPDATE subscription_secrets SET secret = set_byte(secret, 20, get_byte(secret, 20) # 1) WHERE webhook_id = $1";
+    t.world.sql.execute(spoil, &[&bad]).await.unwrap();
+    let ask = async |method: Method, path: &str| {
+        t.send(
+            &t.workbench,
+            method,
+            &format!("/v1/env-1/webhook{path}"),
+            "",
+        )
+        .await
+    };
+
+    let listed = ask(Method::GET, "").await;
+    assert_eq!(listed.status, 500);
+    let detail = listed.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains(bad), "{detail}");
+    let other = format!("/{}", good["id"].as_str().unwrap());
+    assert_eq!(ask(Method::GET, &other).await.json()["data"], good);
+
+    // It is disabled, although it can't be shown.
+    ask(Method::DELETE, &format!("/{bad}")).await;
+    let removed = ask(Method::DELETE, &format!("/{bad}?permanently=true")).await;
+    assert_eq!(removed.status, 204, "{}", removed.text());
+    assert_eq!(ask(Method::GET, "").await.json()["data"], json!([good]));
+}
