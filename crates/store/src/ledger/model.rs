@@ -579,11 +579,10 @@ impl Model {
             if self.crashes == 0 && self.answered.contains(id) {
                 assert_eq!(written.status, DeliveryStatus::Delivered, "{id}");
             }
-            if written.dead == Some(DeadReason::WorkerLost) {
-                assert!(self.crashes > 0, "{id} lost without a crash");
-            }
             if self.calm {
                 assert!(received <= 1, "{id} was sent {received} times in calm");
+                // Else a worker may be gone, or frozen past its leases.
+                assert_ne!(written.dead, Some(DeadReason::WorkerLost), "{id}");
             }
         }
     }
