@@ -2,6 +2,7 @@
 
 mod access;
 mod connections;
+mod deliveries;
 mod issuer;
 mod manners;
 mod needle;

@@ -4,6 +4,7 @@ mod changes;
 mod claim;
 mod commit;
 mod fixture;
+mod log;
 mod lookup;
 mod schema;
 mod subscriptions;

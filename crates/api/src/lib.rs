@@ -8,6 +8,7 @@ mod access;
 mod body;
 mod connections;
 mod credentials;
+mod deliveries;
 mod docs_page;
 mod events;
 mod jwks;

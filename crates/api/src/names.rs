@@ -3,6 +3,7 @@
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
+use uuid::Uuid;
 use webhook::is_webhook_id;
 
 use crate::credentials::is_client_id;
@@ -15,7 +16,7 @@ const ENVIRONMENT_ID_BYTES_MAX: usize = 64;
 pub(crate) struct Names {
     /// An environment's id, which may be nobody's.
     pub(crate) env: String,
-    /// A `webhookId` or `clientId`, where the route has one.
+    /// A `webhookId`, `clientId` or `requestId`, where the route has one.
     pub(crate) id: String,
     /// Whether `id` can be one. That it can't is told only to whom the environment is open.
     pub(crate) possible: bool,
@@ -40,6 +41,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Names {
             }
             names.possible = match name {
                 "clientId" => is_client_id(value),
+                "requestId" => is_request_id(value),
                 _ => is_webhook_id(value),
             };
             names.id = value.to_owned();
@@ -50,6 +52,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Names {
             Err(Problem::not_found())
         }
     }
+}
+
+/// As it is written everywhere: with hyphens, in lower case.
+fn is_request_id(text: &str) -> bool {
+    Uuid::try_parse(text).is_ok_and(|id| id.to_string() == text)
 }
 
 /// Whether a text can be an environment's id: `[A-Za-z0-9_-]{1,64}`.

@@ -2,6 +2,7 @@
 //! configuration. What a noun's routes take and give is described in the files below, by noun.
 
 pub(crate) mod credentials;
+pub(crate) mod deliveries;
 pub(crate) mod events;
 mod operation;
 mod problems;
@@ -94,11 +95,12 @@ pub(crate) fn path_parameters(path: &str) -> impl Iterator<Item = &str> {
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
 }
 
-fn tags() -> [Tag; 5] {
+fn tags() -> [Tag; 6] {
     [
         ("Token", "Access tokens by client credentials."),
         ("Credentials", "Who may use the API."),
         ("Webhooks", "Subscriptions: what is sent where."),
+        ("Deliveries", "The log: what became of what was sent."),
         ("Events", "Events by HTTP."),
         ("Document", "What describes the API."),
     ]
@@ -160,6 +162,7 @@ fn components() -> Components {
         ("Problem", problems::schema()),
         ("TokenError", token::error_schema()),
         ("Webhook", webhooks::schema()),
+        ("Delivery", deliveries::schema()),
     ] {
         components = components.schema(name, schema);
     }
@@ -179,6 +182,12 @@ fn components() -> Components {
             "A subscription's id, the webhookId.",
             schema::WEBHOOK_ID,
             webhooks::ID,
+        ),
+        parameter(
+            "requestId",
+            "A delivery's id, the requestId.",
+            "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+            deliveries::REQUEST_ID,
         ),
     ] {
         components = components.parameter(parameter.name.clone(), parameter);

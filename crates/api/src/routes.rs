@@ -27,6 +27,7 @@ use crate::access::Access;
 use crate::body;
 use crate::connections::{self, Limits};
 use crate::credentials;
+use crate::deliveries;
 use crate::docs_page;
 use crate::events::{self, Publication};
 use crate::names::Names;
@@ -165,7 +166,7 @@ pub(crate) fn described() -> Paths {
 }
 
 fn table() -> RouteTable {
-    use openapi::{credentials as c, events as e, token as t, webhooks as w};
+    use openapi::{credentials as c, deliveries as d, events as e, token as t, webhooks as w};
     RouteTable::new()
         .route(Post, "/oauth2/token", token, t::ask())
         .route(
@@ -192,6 +193,18 @@ fn table() -> RouteTable {
             w::rotate(),
         )
         .route(Post, "/v1/{env}/webhook/{id}/test", test, w::test())
+        .route(
+            Get,
+            "/v1/{env}/webhook/{id}/deliveries",
+            list_deliveries,
+            d::list(),
+        )
+        .route(
+            Get,
+            "/v1/{env}/deliveries/{requestId}",
+            show_delivery,
+            d::show(),
+        )
         .route(Post, "/v1/{env}/events", publish, e::publish())
         .route(Get, "/openapi.json", document, openapi::document())
         .route(Get, "/docs", page, openapi::page())
@@ -328,6 +341,19 @@ async fn test(State(api): Shared, names: Names, request: Request) -> Answer {
     let tested =
         test_delivery::test(&api.store, &names.env, &names.id, api.settings.attempt_max).await?;
     Ok(json(StatusCode::OK, &tested))
+}
+
+async fn list_deliveries(State(api): Shared, names: Names, request: Request) -> Answer {
+    let admitted = api.workbench(request, &names).await?;
+    let query = admitted.head.uri.query().unwrap_or("");
+    let page = deliveries::list(&api.store, &names.env, &names.id, query).await?;
+    Ok(json(StatusCode::OK, &page))
+}
+
+async fn show_delivery(State(api): Shared, names: Names, request: Request) -> Answer {
+    api.workbench(request, &names).await?;
+    let shown = deliveries::get(&api.store, &names.env, &names.id).await?;
+    Ok(json(StatusCode::OK, &shown))
 }
 
 async fn publish(State(api): Shared, names: Names, request: Request) -> Answer {

@@ -7,6 +7,7 @@ mod gauges;
 mod group;
 pub(crate) mod heads;
 mod history;
+mod log;
 mod lookup;
 mod merge;
 #[cfg(test)]
@@ -23,5 +24,6 @@ mod waiting;
 pub use claim::{Claim, ClaimLimits, Claimed};
 pub use gauges::LedgerGauges;
 pub use history::{AttemptView, DeliveryView};
+pub use log::{LogCursor, LogPage};
 pub use record::{Attempt, Delivery, Payload, Record, Step, Written};
 pub use sweep::Swept;

@@ -26,7 +26,7 @@ pub use credential::{Credential, Role};
 pub use error::{PostgresError, SettingsError, StoreError, Unavailable};
 pub use ledger::{
     Attempt, AttemptView, Claim, ClaimLimits, Claimed, Delivery, DeliveryView, LedgerGauges,
-    Payload, Record, Step, Swept, Written,
+    LogCursor, LogPage, Payload, Record, Step, Swept, Written,
 };
 pub use listen::{Listener, Notice};
 pub use migrate::SchemaState;

@@ -207,6 +207,26 @@ impl Store {
         Ok(stored)
     }
 
+    /// Whether there is such a subscription in that environment, whether it can be read or not.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn exists(&self, environment_id: &str, webhook_id: &str) -> Result<bool, StoreError> {
+        const EXISTS: &str = "\
+            SELECT EXISTS (SELECT FROM subscriptions WHERE environment_id = $1 AND webhook_id = $2)";
+        let client = self.checkout().await?;
+        let exists = limited(async {
+            let exists = client.prepared(EXISTS).await?;
+            let row = client
+                .query_one(&exists, &[&environment_id, &webhook_id])
+                .await?;
+            Ok(row.get(0))
+        })
+        .await?;
+        client.done();
+        Ok(exists)
+    }
+
     /// Pauses, resumes, disables or re-enables. What waits is held, released or cancelled by [`Store::sweep`].
     ///
     /// # Errors

@@ -33,6 +33,12 @@ async fn each_route_is_open_to_its_role_and_environment_alone() {
             format!("webhook/{id}/secret/rotate"),
             "workbench",
         ),
+        (Method::GET, format!("webhook/{id}/deliveries"), "workbench"),
+        (
+            Method::GET,
+            "deliveries/b0ac9bd3-9094-5dbd-8fd3-1c0dcb1d44cd".to_owned(),
+            "workbench",
+        ),
         (Method::POST, "events".to_owned(), "events"),
     ];
     for (method, path, role) in &routes {

@@ -1,7 +1,6 @@
 //! Typed values out of the merged layers; what is senseless becomes a fault that names its key and what is allowed, and
 //! some harmless value stands in for it until all faults are told.
 
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -117,15 +116,6 @@ impl<'a> Reader<'a> {
 
     fn path(&self, key: &str) -> Option<PathBuf> {
         Some(PathBuf::from(self.value(key).as_str()?)).filter(|path| !path.as_os_str().is_empty())
-    }
-
-    /// A file that can be opened; none if the text is empty.
-    pub(super) fn file(&mut self, key: &str) -> Option<PathBuf> {
-        let path = self.path(key)?;
-        if let Err(error) = File::open(&path) {
-            self.fault(key, &format!("{} can't be read: {error}", path.display()));
-        }
-        Some(path)
     }
 
     /// A PEM file with a certificate at least; none if the text is empty, or that is wrong with it.

@@ -89,7 +89,7 @@ impl Store {
         request_id: RequestId,
     ) -> Result<Option<DeliveryView>, StoreError> {
         let client = self.checkout().await?;
-        let (delivery, attempts) = limited(async {
+        let (row, attempts) = limited(async {
             let delivery = client.prepared(DELIVERY).await?;
             let attempts = client.prepared(ATTEMPTS).await?;
             // One snapshot for both: a delivery that is moved to history meanwhile is seen on one side of it.
@@ -104,22 +104,10 @@ impl Store {
         })
         .await?;
         client.done();
-        delivery
-            .map(|row| {
-                Ok(DeliveryView {
-                    request_id,
-                    status: DeliveryStatus::parse(row.get(0))
-                        .ok_or_else(|| StoreError::unexpected("status"))?,
-                    reason: row.get::<_, Option<&str>>(1).and_then(DeadReason::parse),
-                    webhook_id: row.get(2),
-                    event_id: row.get(3),
-                    event_type: row.get(4),
-                    created: row.get(5),
-                    next_attempt: row.get(6),
-                    attempts: attempts.iter().map(attempt).collect::<Result<_, _>>()?,
-                })
-            })
-            .transpose()
+        let Some(row) = row else { return Ok(None) };
+        let mut view = delivery(&row, request_id)?;
+        view.attempts = attempts.iter().map(attempt).collect::<Result<_, _>>()?;
+        Ok(Some(view))
     }
 
     /// The event's `data` of a delivery, byte for byte, as long as it is kept.
@@ -144,7 +132,24 @@ impl Store {
     }
 }
 
-fn attempt(row: &Row) -> Result<AttemptView, StoreError> {
+/// A delivery's row, as [`DELIVERY`] has it, without its attempts.
+pub(crate) fn delivery(row: &Row, request_id: RequestId) -> Result<DeliveryView, StoreError> {
+    Ok(DeliveryView {
+        request_id,
+        status: DeliveryStatus::parse(row.get(0))
+            .ok_or_else(|| StoreError::unexpected("status"))?,
+        reason: row.get::<_, Option<&str>>(1).and_then(DeadReason::parse),
+        webhook_id: row.get(2),
+        event_id: row.get(3),
+        event_type: row.get(4),
+        created: row.get(5),
+        next_attempt: row.get(6),
+        attempts: Vec::new(),
+    })
+}
+
+/// An attempt's row, as [`ATTEMPTS`] has it.
+pub(crate) fn attempt(row: &Row) -> Result<AttemptView, StoreError> {
     Ok(AttemptView {
         attempt: count(row.get(0)),
         started: row.get(1),
