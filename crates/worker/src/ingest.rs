@@ -1,7 +1,6 @@
 //! One message: decode it, find who wants it, and begin a delivery for each. What is no event goes to the dead
 //! letters; what the broker delivers again is checked against the ledger before anything is sent.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -77,43 +76,68 @@ impl Ingest {
     }
 
     async fn deliver(self: Arc<Self>, event: Event, incoming: Incoming, consumed: Instant) {
-        let environment_id: Arc<str> = event.environment_id.as_str().into();
-        if incoming.redelivered {
-            let wait = self.deliverer.handoff_after + REDELIVERED_WAIT;
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
-                () = self.stop.cancelled() => return,
-            }
-        }
-        let Some(environment) = self
-            .until_available("subscriptions", || {
-                self.subscriptions.environment(&environment_id)
-            })
-            .await
-        else {
+        let Some(mut wanted) = self.wanted(&event).await else {
             return;
         };
-        let mut wanted = wanted(&environment, &event, &environment_id);
         self.metrics.event(if wanted.is_empty() {
             EventOutcome::Unmatched
         } else {
             EventOutcome::Matched
         });
-        if incoming.redelivered && !wanted.is_empty() {
-            let keys: Vec<(Arc<str>, RequestId)> = wanted
-                .iter()
-                .map(|wanted| (Arc::clone(&environment_id), wanted.delivery.request_id))
-                .collect();
-            let known = self
-                .until_available("the ledger", || self.store.known(&keys))
-                .await;
-            let Some(known) = known else { return };
-            leave_out(&mut wanted, &known);
-            for request_id in known {
-                tracing::debug!(request = %request_id, "redelivered, but it stands in the ledger: not sent again");
+        if incoming.redelivered {
+            // What was written before its ack was lost needs no wait, so that a window full of it is gone at once.
+            let Some(unknown) = self.unknown(wanted).await else {
+                return;
+            };
+            wanted = unknown;
+            if !wanted.is_empty() {
+                tokio::select! {
+                    () = tokio::time::sleep(self.deliverer.handoff_after + REDELIVERED_WAIT) => {}
+                    () = self.stop.cancelled() => return,
+                }
+                // Anew: whoever had it may have written it by now, and subscriptions may have changed.
+                let Some(again) = self.wanted(&event).await else {
+                    return;
+                };
+                let Some(unknown) = self.unknown(again).await else {
+                    return;
+                };
+                wanted = unknown;
             }
         }
         self.begin(wanted, event, consumed, incoming.hold);
+    }
+
+    /// A delivery for each subscription that wants it.
+    async fn wanted(&self, event: &Event) -> Option<Vec<Wanted>> {
+        let environment_id: Arc<str> = event.environment_id.as_str().into();
+        let environment = self
+            .until_available("subscriptions", || {
+                self.subscriptions.environment(&environment_id)
+            })
+            .await?;
+        Some(wanted(&environment, event, &environment_id))
+    }
+
+    /// Those that the ledger doesn't know; what stands there is taken care of.
+    async fn unknown(&self, mut wanted: Vec<Wanted>) -> Option<Vec<Wanted>> {
+        if wanted.is_empty() {
+            return Some(wanted);
+        }
+        let keys: Vec<(Arc<str>, RequestId)> = wanted
+            .iter()
+            .map(|Wanted { delivery, .. }| {
+                (Arc::clone(&delivery.environment_id), delivery.request_id)
+            })
+            .collect();
+        let known = self
+            .until_available("the ledger", || self.store.known(&keys))
+            .await?;
+        wanted.retain(|wanted| !known.contains(&wanted.delivery.request_id));
+        for request_id in known {
+            tracing::debug!(request = %request_id, "redelivered, but it stands in the ledger: not sent again");
+        }
+        Some(wanted)
     }
 
     fn begin(&self, wanted: Vec<Wanted>, event: Event, consumed: Instant, hold: Hold) {
@@ -171,11 +195,6 @@ fn wanted(environment: &Environment, event: &Event, environment_id: &Arc<str>) -
             },
         })
         .collect()
-}
-
-/// What stands in the ledger is taken care of.
-fn leave_out(wanted: &mut Vec<Wanted>, known: &HashSet<RequestId>) {
-    wanted.retain(|wanted| !known.contains(&wanted.delivery.request_id));
 }
 
 /// Seconds since the event's time: the AMQP timestamp's, else `data.timestamp`'s.
