@@ -1,5 +1,7 @@
 //! The integration tests: each file is one subject, with real servers and the real binary.
 
+// A test's future holds the whole kit.
+#![recursion_limit = "256"]
 #![expect(
     clippy::unwrap_used,
     reason = "a test has nothing better to do than to end there"
@@ -15,6 +17,7 @@ mod ledger;
 mod matching;
 mod no_event;
 mod operation;
+mod poison;
 mod request;
 mod retry;
 mod stop;

@@ -60,7 +60,8 @@ impl World {
         Self::with(test, Receiver::start_counting()).await
     }
 
-    async fn with(test: &str, receiver: Receiver) -> Self {
+    /// The same with a receiver of one's own.
+    pub(crate) async fn with(test: &str, receiver: Receiver) -> Self {
         let stage = Stage::new(test).await;
         let store = store_at(&stage.postgres_url);
         store.migrate().await.unwrap();

@@ -34,11 +34,30 @@ pub struct Receiver {
 #[derive(Debug)]
 struct State {
     roads: Mutex<HashMap<String, Road>>,
-    /// Whether whole requests are kept, or only their number and ids.
-    keeps_requests: bool,
+    keeps: Keeps,
     connections: AtomicU64,
     /// Changed with each request that was recorded.
     recorded: watch::Sender<()>,
+}
+
+/// What becomes of a request.
+enum Keeps {
+    /// It is kept whole.
+    Requests,
+    /// Only its path's number and ids.
+    Counts,
+    /// Nothing here: this function looks at it and says what it gets, whatever the scripts say.
+    Nothing(Box<dyn Fn(&Received) -> Reply + Send + Sync>),
+}
+
+impl std::fmt::Debug for Keeps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Requests => "Requests",
+            Self::Counts => "Counts",
+            Self::Nothing(_) => "Nothing",
+        })
+    }
 }
 
 impl State {
@@ -50,26 +69,31 @@ impl State {
 impl Receiver {
     /// Starts one that keeps every request.
     pub fn start() -> Self {
-        Self::start_on(true, None)
+        Self::start_on(Keeps::Requests, None)
     }
 
     /// Starts one for tens of thousands of requests: it keeps their number and their `webhook-id`s only.
     pub fn start_counting() -> Self {
-        Self::start_on(false, None)
+        Self::start_on(Keeps::Counts, None)
+    }
+
+    /// Starts one whose replies are the caller's to choose, request by request; it remembers nothing itself.
+    pub fn start_judging(judge: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start_on(Keeps::Nothing(Box::new(judge)), None)
     }
 
     /// Starts one that speaks TLS, by a certificate for `localhost` and `127.0.0.1`, and HTTP/2 to who asks for it.
     pub fn start_tls(certificates: &Certificates) -> Self {
-        Self::start_on(true, Some(certificates))
+        Self::start_on(Keeps::Requests, Some(certificates))
     }
 
-    fn start_on(keeps_requests: bool, certificates: Option<&Certificates>) -> Self {
+    fn start_on(keeps: Keeps, certificates: Option<&Certificates>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         listener.set_nonblocking(true).expect("it is open");
         let state = Arc::new(State {
             roads: Mutex::default(),
-            keeps_requests,
+            keeps,
             connections: AtomicU64::new(0),
             recorded: watch::Sender::new(()),
         });

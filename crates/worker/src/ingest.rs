@@ -67,6 +67,8 @@ impl Ingest {
                 return;
             }
         };
+        #[cfg(debug_assertions)]
+        abort_if_poison(&event);
         if let Some(age) = event_age(&event, incoming.timestamp) {
             self.metrics.event_age(age);
         }
@@ -195,6 +197,15 @@ fn wanted(environment: &Environment, event: &Event, environment_id: &Arc<str>) -
             },
         })
         .collect()
+}
+
+/// Stands for a message that kills the process: tests name it by its event's id. No release has this.
+#[cfg(debug_assertions)]
+fn abort_if_poison(event: &Event) {
+    let poison = std::env::var_os("POSTRIDER_TEST_POISON");
+    if poison.is_some_and(|id| id == event.id.as_str()) {
+        std::process::abort();
+    }
 }
 
 /// Seconds since the event's time: the AMQP timestamp's, else `data.timestamp`'s.

@@ -22,7 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::reply::{Act, Body, Reply};
-use super::{Received, State};
+use super::{Keeps, Received, State};
 use crate::servers::Certificates;
 
 /// Takes connections for ever.
@@ -147,11 +147,14 @@ async fn reply_to(request: Request<Incoming>, state: &State) -> Result<Response<
         body,
         path: path.clone(),
     };
-    let Reply { delay, act } = state
-        .roads()
-        .entry(path.clone())
-        .or_default()
-        .record(received, state.keeps_requests);
+    let Reply { delay, act } = match &state.keeps {
+        Keeps::Nothing(judge) => judge(&received),
+        keeps => state
+            .roads()
+            .entry(path.clone())
+            .or_default()
+            .record(received, matches!(keeps, Keeps::Requests)),
+    };
     state.recorded.send_replace(());
 
     if !delay.is_zero() {
