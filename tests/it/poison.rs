@@ -1,10 +1,10 @@
-//! What kills the process: the guilty one ends, everything else is delivered.
+//! What kills the process or presses on its memory: the guilty one ends, everything else is delivered.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tests::postrider::Postrider;
@@ -12,7 +12,9 @@ use tests::receiver::{Received, Receiver, Reply};
 use tests::wait::wait_until;
 use webhook::{DeadReason, DeliveryStatus};
 
-use crate::world::{DEAD_EVENTS, ENV, EXCHANGE, SOON, World, message, request_id};
+use crate::world::{
+    DEAD_EVENTS, ENV, EVENTS, EXCHANGE, SOON, World, message, message_of, request_id,
+};
 
 /// For what has to go through many rounds of crashes.
 const LONG: Duration = Duration::from_secs(150);
@@ -156,4 +158,61 @@ async fn end_leases(world: &World) {
         )
         .await
         .unwrap();
+}
+
+/// A body of the largest size that is taken.
+fn largest(n: usize) -> Vec<u8> {
+    let data = |filling: usize| {
+        let filling = "x".repeat(filling);
+        let event = format!(
+            r#"{{"id":"ev-{n}","analyticsEvent":"card-published","timestamp":"2026-03-01T12:00:00.000Z","filling":"{filling}"}}"#
+        );
+        message_of(&event)
+    };
+    let body = data((1 << 20) - data(0).len());
+    assert_eq!(body.len(), 1 << 20);
+    body
+}
+
+#[tokio::test]
+async fn a_stream_of_the_largest_events_stays_within_half_a_gibibyte() {
+    /// Enough for several times what may be in hand; more with `POSTRIDER_TEST_LARGE_EVENTS`.
+    const LARGE_COUNT: usize = 300;
+    const MEMORY_BYTES_MAX: u64 = 512 << 20;
+    /// In the queue at a time: the broker is others' too.
+    const QUEUED_MAX: usize = 100;
+    let count = std::env::var("POSTRIDER_TEST_LARGE_EVENTS")
+        .map_or(LARGE_COUNT, |count| count.parse().unwrap());
+    let world = World::counting("largest_events").await;
+    world.subscribe("/hook").await;
+    let mut worker = world
+        .worker_with(&[
+            ("POSTRIDER__AMQP__PREFETCH", "64"),
+            ("POSTRIDER__DELIVERY__IN_FLIGHT_MAX", "64"),
+        ])
+        .await;
+
+    let begun = Instant::now();
+    for n in 0..count {
+        world
+            .broker
+            .publish(EXCHANGE, "card-published", &largest(n))
+            .await;
+        world
+            .receiver
+            .wait_for_count((n + 1).saturating_sub(QUEUED_MAX) as u64, "/hook", LONG)
+            .await;
+    }
+    world.receiver.wait_for_distinct(count, "/hook", LONG).await;
+
+    let peak = worker.peak_memory_bytes();
+    let mebibytes = peak as f64 / f64::from(1 << 20);
+    let took = begun.elapsed().as_secs_f64();
+    eprintln!(
+        "{count} events of 1 MiB in {took:.1} s; peak memory of the worker: {mebibytes:.1} MiB"
+    );
+    assert!(peak <= MEMORY_BYTES_MAX, "{mebibytes:.1} MiB");
+    world.stop_with_all_acked(&mut worker).await;
+    assert_eq!(world.receiver.count("/hook"), count as u64);
+    assert_eq!(world.broker.depth(EVENTS).await, 0);
 }

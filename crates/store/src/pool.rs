@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Pool, QueueMode, RecyclingMethod, Runtime,
+};
 use tokio_postgres::Config;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -109,6 +111,9 @@ impl Store {
         );
         let pool = Pool::builder(manager)
             .max_size(settings.pool_size)
+            // The last one back is the next one out: each keeps buffers as large as its largest statement was, and so
+            // only those have them that are needed at one time.
+            .queue_mode(QueueMode::Lifo)
             .runtime(Runtime::Tokio1)
             .wait_timeout(Some(CONNECT_LIMIT))
             .create_timeout(Some(CONNECT_LIMIT))

@@ -18,7 +18,8 @@ use crate::metrics::{Metrics, Settled};
 
 const GROUP_WAIT: Duration = Duration::from_millis(10);
 const GROUP_RECORDS_MAX: usize = 500;
-const GROUP_BYTES_MAX: usize = 16 << 20;
+/// A connection keeps buffers of twice the largest group that it has carried.
+const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Entries that wait for a commit; above it those who bring more wait.
 const QUEUE_MAX: usize = 4096;
 /// While no commit has succeeded for so long, no new attempt starts.
