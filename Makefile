@@ -3,7 +3,7 @@
 CARGO ?= cargo
 WITH_SERVERS = target/debug/with-servers
 
-.PHONY: help demo test isolation lint fmt deny clean
+.PHONY: help demo test chaos isolation lint fmt deny clean
 .DEFAULT_GOAL := help
 
 help: ## What there is
@@ -18,6 +18,11 @@ test: ## Everything: unit, property, and integration tests on real servers
 	@scripts/prepare-servers
 	$(CARGO) build --locked --workspace --all-targets
 	@$(WITH_SERVERS) -- scripts/test
+
+chaos: ## Random faults under load, some 20 minutes; SEED=… FAULTS=200 MODE=faults|restarts
+	@scripts/install-servers
+	$(CARGO) build --locked --quiet --package postrider --package tests --bins
+	@target/debug/chaos
 
 isolation: ## How long healthy endpoints wait beside bad ones, measured in one run
 	@scripts/prepare-servers

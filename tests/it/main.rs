@@ -8,6 +8,7 @@
 )]
 
 mod api;
+mod chaos;
 mod circuit;
 mod duplicates;
 mod faults;

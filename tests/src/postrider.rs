@@ -170,6 +170,11 @@ impl Postrider {
         self.process.peak_memory_bytes()
     }
 
+    /// The processor time that it has used so far; zero when it has ended.
+    pub fn cpu_time(&self) -> Duration {
+        self.process.cpu_time()
+    }
+
     /// The text of `/metrics`.
     ///
     /// # Panics

@@ -174,6 +174,20 @@ impl Process {
         field(&status, "VmHWM:").map_or(0, |kibibytes| u64::from(kibibytes) * 1024)
     }
 
+    /// The processor time that it has used so far; zero when it has ended.
+    pub fn cpu_time(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        // Behind the name in brackets: utime and stime are fields 14 and 15, in hundredths of a second.
+        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+        let hundredths: u64 = fields
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
+        Duration::from_millis(hundredths * 10)
+    }
+
     fn note_end(&mut self, status: ExitStatus) {
         self.ended = Some(status);
         self.watchdog.release(self.child.id());
