@@ -6,6 +6,7 @@ mod commit;
 mod fixture;
 mod log;
 mod lookup;
+mod pause;
 mod schema;
 mod subscriptions;
 mod sweep;

@@ -18,6 +18,7 @@ mod ledger;
 mod matching;
 mod no_event;
 mod operation;
+mod pause;
 mod poison;
 mod request;
 mod retry;

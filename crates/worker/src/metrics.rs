@@ -177,12 +177,17 @@ impl Metrics {
         self.deliveries[settled as usize].increment(1);
     }
 
-    /// What the standing sweep did. Its dead are those whose receiver said 410.
+    /// What the standing sweep did.
     pub(crate) fn swept(&self, swept: &store::Swept) {
         self.deliveries[Settled::Held as usize].increment(u64::from(swept.held));
         self.deliveries[Settled::Cancelled as usize].increment(u64::from(swept.cancelled));
-        self.deliveries[Settled::Dead as usize].increment(u64::from(swept.dead));
-        dead_letters(DeadReason::Gone.as_str()).increment(u64::from(swept.dead));
+        for (reason, dead) in [
+            (DeadReason::Gone, swept.gone),
+            (DeadReason::HeldTooLong, swept.held_too_long),
+        ] {
+            self.deliveries[Settled::Dead as usize].increment(u64::from(dead));
+            dead_letters(reason.as_str()).increment(u64::from(dead));
+        }
     }
 
     pub(crate) fn attempt_begins(&self) {

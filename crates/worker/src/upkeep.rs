@@ -84,9 +84,9 @@ impl Upkeep {
 
     async fn sweep(&self) -> Result<(), StoreError> {
         loop {
-            let swept = self.store.sweep(SWEEP_ROWS).await?;
+            let swept = self.store.sweep(SWEEP_ROWS, self.retention.held).await?;
             self.metrics.swept(&swept);
-            if swept.dead > 0 {
+            if swept.gone + swept.held_too_long > 0 {
                 self.outbox_filled.notify_one();
             }
             if swept.changed() < SWEEP_ROWS {

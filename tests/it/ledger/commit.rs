@@ -267,7 +267,9 @@ async fn a_dead_delivery_leaves_a_copy_to_publish() {
     f.store.commit(std::slice::from_ref(&dead)).await.unwrap();
 
     assert_eq!(written[0].dead, Some(DeadReason::AttemptsExhausted));
-    let taken = f.store.take_outbox(10, Duration::ZERO).await.unwrap();
+    // Beside the notice that nothing is delivered to this subscription.
+    let mut taken = f.store.take_outbox(10, Duration::ZERO).await.unwrap();
+    taken.retain(|message| matches!(message.kind, OutboxKind::Dead { .. }));
     assert_eq!(taken.len(), 1);
     let OutboxKind::Dead {
         request_id,
@@ -292,7 +294,8 @@ async fn a_dead_delivery_leaves_a_copy_to_publish() {
     assert_eq!(again[0].message_id, taken[0].message_id);
     assert!(f.store.take_outbox(10, LEASE).await.unwrap().is_empty());
     f.store.remove_outbox(&[taken[0].id]).await.unwrap();
-    assert_eq!(number(&f.sql, "SELECT count(*) FROM outbox").await, 0);
+    let copies = "SELECT count(*) FROM outbox WHERE kind = 'delivery_dead'";
+    assert_eq!(number(&f.sql, copies).await, 0);
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ use webhook::{Method, Outcome, RequestId, Secret};
 
 pub(super) const ENV: &str = "env-1";
 pub(super) const LEASE: Duration = Duration::from_secs(30);
+/// What is held may be so for as long.
+pub(super) const HELD_MAX: Duration = Duration::from_secs(3600);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
 pub(super) struct Fixture {
@@ -177,7 +179,7 @@ pub(super) async fn number(sql: &Session, query: &str) -> i64 {
 pub(super) async fn sweep_all(store: &Store) -> u32 {
     let mut all = 0;
     loop {
-        match store.sweep(500).await.unwrap().changed() {
+        match store.sweep(500, HELD_MAX).await.unwrap().changed() {
             0 => return all,
             n => all += n,
         }

@@ -197,7 +197,7 @@ async fn a_long_backlog_is_swept_in_bounded_portions() {
     }
     f.store.remove(ENV, "hook-a").await.unwrap();
 
-    assert_eq!(f.store.sweep(300).await.unwrap().changed(), 300);
+    assert_eq!(f.store.sweep(300, HELD_MAX).await.unwrap().changed(), 300);
     assert_eq!(sweep_all(&f.store).await, 1700);
 
     assert_eq!(

@@ -161,6 +161,11 @@ impl<'a> Changes<'a> {
                     settled,
                 };
                 self.settled.push(settling);
+                if settled.has_failed() {
+                    // It may be paused by this: what waits for it is to be held.
+                    let webhook = (entry.environment_id(), &*entry.delivery.webhook_id);
+                    self.look(webhook, None, Some(0.0));
+                }
                 match payload_id {
                     Some(_) => self.moved.push(settling),
                     None => self.straight.push((entry, settled)),
@@ -211,6 +216,7 @@ impl<'a> Changes<'a> {
         }
         settle::move_payloads(&mut pipeline, client, &self.moved).await?;
         settle::announce_dead(&mut pipeline, client, &self.settled).await?;
+        settle::pause_failing(&mut pipeline, client, &self.settled).await?;
         settle::disable_gone(&mut pipeline, client, &self.gone).await?;
         if !self.looks.is_empty() {
             let lower = client.prepared(heads::LOWER).await?;

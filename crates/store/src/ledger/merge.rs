@@ -77,6 +77,18 @@ impl Place {
     }
 }
 
+impl Settled {
+    /// Given up after its attempts came to nothing.
+    pub(crate) fn has_failed(&self) -> bool {
+        match self.reason {
+            Some(DeadReason::AttemptsExhausted | DeadReason::TooOld | DeadReason::WorkerLost) => {
+                true
+            }
+            Some(DeadReason::Gone | DeadReason::HeldTooLong) | None => false,
+        }
+    }
+}
+
 impl Waiting {
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.wait, Wait::Held | Wait::AsItStands { held: true })
@@ -164,6 +176,11 @@ fn wait_or_end(waiting: Waiting, subscription: SubscriptionState) -> Place {
         }),
         SubscriptionState::Ended { gone } => Place::Settled(ended(gone, waiting.attempts)),
     }
+}
+
+/// What becomes of what was held for longer than it is kept.
+pub(crate) fn held_too_long(attempts: u32) -> Settled {
+    dead(DeadReason::HeldTooLong, attempts)
 }
 
 /// What becomes of what waits for a subscription that has ended.

@@ -90,6 +90,30 @@ const GONE: &str = "\
     INSERT INTO outbox (kind, environment_id, webhook_id, reason, routing_key, at) \
     SELECT 'notice', environment_id, webhook_id, 'gone', 'subscription.disabled', now() FROM disabled";
 
+/// A subscription is paused where one of its deliveries died and nothing was delivered since the later of that delivery's
+/// first attempt and the last resume; a notice tells of it. Reads what this transaction has written of attempts and
+/// successes, so it comes after them.
+const PAUSE: &str = "\
+    WITH paused AS (UPDATE subscriptions s SET status = 'paused', status_reason = u.reason, status_changed = now(), \
+            updated = now() \
+        FROM unnest($1::text[], $2::text[], $3::uuid[], $4::text[]) \
+                AS u(environment_id, webhook_id, request_id, reason), \
+            LATERAL (SELECT min(started) AS first_attempt FROM attempts a \
+                WHERE a.environment_id = u.environment_id AND a.request_id = u.request_id \
+                    AND a.settled_on = (now() AT TIME ZONE 'UTC')::date) AS f \
+        WHERE s.environment_id = u.environment_id AND s.webhook_id = u.webhook_id AND s.status = 'active' \
+            AND NOT EXISTS (SELECT FROM deliveries d \
+                WHERE d.environment_id = u.environment_id AND d.webhook_id = u.webhook_id AND d.status = 'delivered' \
+                    AND d.settled >= GREATEST(f.first_attempt, s.status_changed) \
+                    AND d.settled_on >= (GREATEST(f.first_attempt, s.status_changed) AT TIME ZONE 'UTC')::date) \
+        RETURNING s.environment_id, s.webhook_id, s.status_reason) \
+    INSERT INTO outbox (kind, environment_id, webhook_id, reason, routing_key, at) \
+    SELECT 'notice', environment_id, webhook_id, status_reason, 'subscription.paused', now() FROM paused";
+
+const HELD_TOO_LONG: &str = "\
+    INSERT INTO outbox (kind, environment_id, webhook_id, reason, routing_key, at) \
+    VALUES ('notice', $1, $2, 'held_too_long', 'delivery.held_too_long', now())";
+
 /// A delivery that is settled now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settling<'a> {
@@ -214,6 +238,51 @@ pub(crate) async fn announce_dead<'a>(
         ),
         Box::new(rows().map(|row| row.payload_id).collect::<Vec<_>>()),
     ];
+    pipeline.execute(client, statement, columns);
+    Ok(())
+}
+
+/// Pauses subscriptions of which one of these died, where nothing is delivered any more. What died otherwise than by its
+/// attempts (410, held too long) says nothing of that.
+pub(crate) async fn pause_failing<'a>(
+    pipeline: &mut Pipeline<'a>,
+    client: &'a Checkout,
+    rows: &[Settling<'a>],
+) -> Result<(), StoreError> {
+    let failing: Vec<(&Settling<'a>, &'static str)> = rows
+        .iter()
+        .filter(|row| row.settled.has_failed())
+        .filter_map(|row| Some((row, row.settled.reason?.as_str())))
+        .collect();
+    if failing.is_empty() {
+        return Ok(());
+    }
+    let statement = client.prepared(PAUSE).await?;
+    let rows = || failing.iter().map(|(row, _)| *row);
+    let columns: Columns<'a> = vec![
+        Box::new(rows().map(|row| row.environment_id).collect::<Vec<_>>()),
+        Box::new(rows().map(|row| row.webhook_id).collect::<Vec<_>>()),
+        Box::new(rows().map(|row| row.request_id).collect::<Vec<_>>()),
+        Box::new(
+            failing
+                .iter()
+                .map(|(_, reason)| *reason)
+                .collect::<Vec<_>>(),
+        ),
+    ];
+    pipeline.execute(client, statement, columns);
+    Ok(())
+}
+
+/// Tells that deliveries of this subscription were held too long, once for all that are settled together.
+pub(crate) async fn announce_held_too_long<'a>(
+    pipeline: &mut Pipeline<'a>,
+    client: &'a Checkout,
+    environment_id: &'a str,
+    webhook_id: &'a str,
+) -> Result<(), StoreError> {
+    let statement = client.prepared(HELD_TOO_LONG).await?;
+    let columns: Columns<'a> = vec![Box::new(environment_id), Box::new(webhook_id)];
     pipeline.execute(client, statement, columns);
     Ok(())
 }

@@ -1,21 +1,24 @@
 //! The standing sweep: brings what waits into line with its subscription's state. Held rows of active subscriptions are
-//! released, oldest first; what waits for a paused one is held; what waits for a disabled or removed one is cancelled,
+//! released, oldest first; what waits for a paused one is held, and dead when it was held too long; what waits for a disabled or removed one is cancelled,
 //! or dead where its receiver said 410.
 //!
 //! It goes by the heads' `next_sweep`, so it costs nothing where nothing is to be done. Each subscription is taken for a
 //! while, worked on in a transaction of its own, and looked at again if something may be left.
 
+use std::time::Duration;
+
 use tokio_postgres::Row;
+use webhook::DeadReason;
 
 use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
 use crate::ledger::claim::REMOVE_HEADS;
 use crate::ledger::heads::{self, Look};
-use crate::ledger::merge::{SubscriptionState, ended};
+use crate::ledger::merge::{Settled, SubscriptionState, ended, held_too_long};
 use crate::ledger::pipeline::Pipeline;
 use crate::ledger::settle::{self, Settling};
 use crate::ledger::standing::subscription_state;
-use crate::ledger::units::count;
+use crate::ledger::units::{count, seconds};
 use crate::pool::Store;
 
 /// Subscriptions of one sweep.
@@ -54,6 +57,12 @@ const HELD: &str = "\
     SELECT request_id, attempts, payload_id FROM deliveries_waiting \
     WHERE environment_id = $1 AND webhook_id = $2 AND status = 'held' \
     ORDER BY created LIMIT $3 FOR UPDATE SKIP LOCKED";
+/// By the index of held rows' times: none that is kept is read.
+const EXPIRED: &str = "\
+    SELECT request_id, attempts, payload_id FROM deliveries_waiting \
+    WHERE environment_id = $1 AND webhook_id = $2 AND status = 'held' \
+        AND held_since <= now() - make_interval(secs => $3) \
+    ORDER BY held_since LIMIT $4 FOR UPDATE SKIP LOCKED";
 const LOCK_HEAD: &str = "\
     SELECT FROM subscription_due WHERE environment_id = $1 AND webhook_id = $2 FOR UPDATE";
 /// In a statement of its own after the lock, so that it sees what was written up to then.
@@ -89,14 +98,16 @@ pub struct Swept {
     /// Cancelled, since it is disabled or removed.
     pub cancelled: u32,
     /// Dead, since its receiver said 410.
-    pub dead: u32,
+    pub gone: u32,
+    /// Dead, since it was held too long.
+    pub held_too_long: u32,
 }
 
 impl Swept {
     /// All of them; as many as the sweep's limit if there may be more.
     #[must_use]
     pub fn changed(&self) -> u32 {
-        self.held + self.released + self.cancelled + self.dead
+        self.held + self.released + self.cancelled + self.gone + self.held_too_long
     }
 
     fn and(self, other: Self) -> Self {
@@ -104,17 +115,18 @@ impl Swept {
             held: self.held + other.held,
             released: self.released + other.released,
             cancelled: self.cancelled + other.cancelled,
-            dead: self.dead + other.dead,
+            gone: self.gone + other.gone,
+            held_too_long: self.held_too_long + other.held_too_long,
         }
     }
 }
 
 impl Store {
-    /// Sweeps up to `limit` deliveries.
+    /// Sweeps up to `limit` deliveries. What is held for longer than `held_max` is dead.
     ///
     /// # Errors
     /// `Unavailable`; what was done is done, the rest comes again.
-    pub async fn sweep(&self, limit: u32) -> Result<Swept, StoreError> {
+    pub async fn sweep(&self, limit: u32, held_max: Duration) -> Result<Swept, StoreError> {
         let client = self.checkout().await?;
         let taken = limited(async {
             let take = client.prepared(TAKE).await?;
@@ -130,18 +142,23 @@ impl Store {
                 webhook_id: row.get(1),
             };
             let left = limit.saturating_sub(swept.changed());
-            swept = swept.and(self.sweep_one(webhook, left).await?);
+            swept = swept.and(self.sweep_one(webhook, left, held_max).await?);
         }
         Ok(swept)
     }
 
     /// Sweeps one subscription and says when it is to be looked at again.
-    async fn sweep_one(&self, webhook: Webhook<'_>, limit: u32) -> Result<Swept, StoreError> {
+    async fn sweep_one(
+        &self,
+        webhook: Webhook<'_>,
+        limit: u32,
+        held_max: Duration,
+    ) -> Result<Swept, StoreError> {
         let mut made_partition = false;
         loop {
             let client = self.checkout().await?;
             let swept = limited(async {
-                let swept = sweep_rows(&client, webhook, limit).await?;
+                let swept = sweep_rows(&client, webhook, limit, held_max).await?;
                 look_again(&client, webhook, swept.changed() >= limit).await?;
                 Ok(swept)
             })
@@ -166,6 +183,7 @@ async fn sweep_rows(
     client: &Checkout,
     webhook: Webhook<'_>,
     limit: u32,
+    held_max: Duration,
 ) -> Result<Swept, StoreError> {
     let mut swept = Swept::default();
     if limit == 0 {
@@ -196,6 +214,13 @@ async fn sweep_rows(
                 .execute(&hold, &[&key[0], &key[1], &rows_max])
                 .await?;
             swept.held = number(held, limit);
+            let expired = client.prepared(EXPIRED).await?;
+            let left = i64::from(limit - swept.held);
+            let rows = client
+                .query(&expired, &[&key[0], &key[1], &seconds(held_max), &left])
+                .await?;
+            end(client, webhook, &rows, held_too_long).await?;
+            swept.held_too_long = number(rows.len() as u64, limit);
         }
         SubscriptionState::Ended { gone } => {
             let scheduled = client.prepared(SCHEDULED).await?;
@@ -205,9 +230,9 @@ async fn sweep_rows(
             let left = i64::from(limit - number(rows.len() as u64, limit));
             let held = client.prepared(HELD).await?;
             rows.extend(client.query(&held, &[&key[0], &key[1], &left]).await?);
-            end(client, webhook, gone, &rows).await?;
+            end(client, webhook, &rows, |attempts| ended(gone, attempts)).await?;
             let ended = if gone {
-                &mut swept.dead
+                &mut swept.gone
             } else {
                 &mut swept.cancelled
             };
@@ -223,13 +248,16 @@ fn number(rows: u64, limit: u32) -> u32 {
     u32::try_from(rows).unwrap_or(limit).min(limit)
 }
 
-/// Settles what waited for a subscription that has ended.
+/// Settles what waits no more, as `settled` says by the number of its attempts.
 async fn end(
     client: &Checkout,
     webhook: Webhook<'_>,
-    gone: bool,
     rows: &[Row],
+    settled: impl Fn(u32) -> Settled,
 ) -> Result<(), StoreError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     let mut settling: Vec<Settling<'_>> = rows
         .iter()
         .map(|row| Settling {
@@ -237,7 +265,7 @@ async fn end(
             request_id: row.get(0),
             webhook_id: webhook.webhook_id,
             payload_id: row.get(2),
-            settled: ended(gone, count(row.get(1))),
+            settled: settled(count(row.get(1))),
         })
         .collect();
     settling.sort_unstable_by_key(|settling| settling.request_id);
@@ -245,6 +273,11 @@ async fn end(
     settle::move_rows(&mut pipeline, client, &settling).await?;
     settle::move_payloads(&mut pipeline, client, &settling).await?;
     settle::announce_dead(&mut pipeline, client, &settling).await?;
+    let expired = |row: &Settling<'_>| row.settled.reason == Some(DeadReason::HeldTooLong);
+    if settling.iter().any(expired) {
+        let (environment_id, webhook_id) = (webhook.environment_id, webhook.webhook_id);
+        settle::announce_held_too_long(&mut pipeline, client, environment_id, webhook_id).await?;
+    }
     pipeline.run().await
 }
 
