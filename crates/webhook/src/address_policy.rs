@@ -50,10 +50,15 @@ const REFUSED_V6: [(Ipv6Addr, u8); 4] = [
 ];
 
 impl AddressPolicy {
-    /// Where an address stands in both lists, the longer prefix counts, and of equal ones `deny`.
+    /// Where an address stands in both lists, the longer prefix counts, and of equal ones `deny`. A network of mapped
+    /// IPv4 addresses (`::ffff:a.b.c.d/n`) means the IPv4 network.
     #[must_use]
     pub fn new(allow: Vec<IpNet>, deny: Vec<IpNet>) -> Self {
-        Self { allow, deny }
+        let canonical = |nets: Vec<IpNet>| nets.into_iter().map(canonical).collect();
+        Self {
+            allow: canonical(allow),
+            deny: canonical(deny),
+        }
     }
 
     /// Whether `address` may be dialled. A mapped IPv4 address (`::ffff:a.b.c.d`) is judged as that IPv4 address.
@@ -76,6 +81,16 @@ impl AddressPolicy {
             Err(RefusedAddress(address))
         }
     }
+}
+
+/// Mapped addresses are judged as IPv4, so a network of them would never hold one: a denial without effect.
+fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(mapped) = net else { return net };
+    let v4 = mapped.network().to_ipv4_mapped().and_then(|network| {
+        let prefix = mapped.prefix_len().checked_sub(96)?;
+        Ipv4Net::new(network, prefix).ok()
+    });
+    v4.map_or(net, IpNet::V4)
 }
 
 fn longest_prefix(nets: &[IpNet], address: IpAddr) -> Option<u8> {
@@ -108,59 +123,130 @@ mod tests {
         policy.judge(address.parse().unwrap()).is_ok()
     }
 
+    /// IANA's special-purpose registries and what clouds serve metadata from, written down apart from the code.
+    const NOT_PUBLIC_UNICAST: [&str; 31] = [
+        "0.0.0.0/8",
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "168.63.129.16/32",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.0.0.0/24",
+        "192.0.2.0/24",
+        "192.31.196.0/24",
+        "192.52.193.0/24",
+        "192.88.99.0/24",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "198.51.100.0/24",
+        "203.0.113.0/24",
+        "224.0.0.0/4",
+        "240.0.0.0/4",
+        // Unspecified, loopback, IPv4-compatible, NAT64, discard-only and all else below 2000::/3.
+        "::/96",
+        "64:ff9b::/96",
+        "64:ff9b:1::/48",
+        "::/3",
+        "2001::/23",
+        "2001:db8::/32",
+        "2002::/16",
+        "3fff::/20",
+        // SRv6, unique local, link-local, site-local, multicast and all else above it.
+        "5f00::/16",
+        "4000::/2",
+        "fc00::/7",
+        "fe80::/9",
+        "8000::/1",
+    ];
+
     #[test]
-    fn what_is_not_public_unicast_is_refused() {
+    fn every_refused_range_is_refused_from_its_first_address_to_its_last_and_no_further() {
+        let policy = AddressPolicy::default();
+        let ranges = NOT_PUBLIC_UNICAST.map(|text| text.parse::<IpNet>().unwrap());
+        let is_mapped = |address: IpAddr| address.to_canonical() != address;
+
+        for range in ranges {
+            for inside in [range.network(), range.broadcast()] {
+                assert!(policy.judge(inside).is_err(), "{inside} of {range}");
+            }
+            let neighbours = [before(range.network()), after(range.broadcast())];
+            for outside in neighbours.into_iter().flatten().filter(|a| !is_mapped(*a)) {
+                let refused = ranges.iter().any(|range| range.contains(&outside));
+                assert_eq!(
+                    policy.judge(outside).is_err(),
+                    refused,
+                    "{outside} beside {range}"
+                );
+            }
+        }
+    }
+
+    fn before(address: IpAddr) -> Option<IpAddr> {
+        match address {
+            IpAddr::V4(address) => Some(Ipv4Addr::from(u32::from(address).checked_sub(1)?).into()),
+            IpAddr::V6(address) => Some(Ipv6Addr::from(u128::from(address).checked_sub(1)?).into()),
+        }
+    }
+
+    fn after(address: IpAddr) -> Option<IpAddr> {
+        match address {
+            IpAddr::V4(address) => Some(Ipv4Addr::from(u32::from(address).checked_add(1)?).into()),
+            IpAddr::V6(address) => Some(Ipv6Addr::from(u128::from(address).checked_add(1)?).into()),
+        }
+    }
+
+    #[test]
+    fn metadata_of_every_cloud_is_refused() {
         let policy = AddressPolicy::default();
         for address in [
-            "0.0.0.0",
-            "0.1.2.3",
-            "10.0.0.1",
-            "100.64.0.1",
-            "100.127.255.255",
-            "100.100.100.200",
-            "127.0.0.1",
-            "127.255.255.254",
-            "168.63.129.16",
             "169.254.169.254",
             "169.254.170.2",
-            "172.16.0.1",
-            "172.31.255.254",
+            "169.254.170.23",
+            "168.63.129.16",
+            "100.100.100.200",
             "192.0.0.192",
-            "192.0.2.1",
-            "192.88.99.1",
-            "192.168.1.1",
-            "198.18.0.1",
-            "198.19.255.255",
-            "198.51.100.1",
-            "203.0.113.1",
-            "224.0.0.1",
-            "239.1.1.1",
-            "240.0.0.1",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "::127.0.0.1",
-            "::ffff:127.0.0.1",
-            "::ffff:169.254.169.254",
-            "::ffff:0:10.0.0.1",
-            "64:ff9b::a9fe:a9fe",
-            "64:ff9b:1::1",
-            "100::1",
-            "2001::1",
-            "2001:0:4136:e378:8000:63bf:3fff:fdd2",
-            "2001:10::1",
-            "2001:db8::1",
-            "2002:7f00:1::",
-            "3fff::1",
-            "5f00::1",
-            "fc00::1",
+            "fd00:ec2::23",
             "fd00:ec2::254",
-            "fe80::1",
-            "febf::1",
-            "fec0::1",
-            "ff02::1",
+            "fd20:ce::254",
         ] {
             assert!(!judge(&policy, address), "{address} must be refused");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_inside_of_ipv6_is_judged_if_mapped_and_else_refused_even_if_public() {
+        let policy = AddressPolicy::default();
+        for (v4, public) in [
+            ("8.8.8.8", true),
+            ("127.0.0.1", false),
+            ("10.0.0.1", false),
+            ("169.254.169.254", false),
+            ("168.63.129.16", false),
+        ] {
+            let bits = u128::from(u32::from(v4.parse::<Ipv4Addr>().unwrap()));
+            let inside = |prefix: &str, shift: u32| {
+                let prefix = u128::from(prefix.parse::<Ipv6Addr>().unwrap());
+                IpAddr::from(Ipv6Addr::from(prefix | (bits << shift)))
+            };
+
+            let mapped = policy.judge(inside("::ffff:0:0", 0));
+
+            assert_eq!(mapped.is_ok(), public, "mapped {v4}");
+            for (form, prefix, shift) in [
+                ("compatible", "::", 0),
+                ("SIIT", "::ffff:0:0:0", 0),
+                ("NAT64", "64:ff9b::", 0),
+                ("local NAT64", "64:ff9b:1::", 0),
+                ("6to4", "2002::", 80),
+                ("Teredo's server", "2001::", 64),
+                ("ISATAP", "fe80::5efe:0:0", 0),
+            ] {
+                assert!(policy.judge(inside(prefix, shift)).is_err(), "{form} {v4}");
+            }
+            // Teredo's client stands there inverted.
+            let client = Ipv6Addr::from((0x2001_u128 << 112) | (!bits & 0xffff_ffff));
+            assert!(policy.judge(client.into()).is_err(), "{client}");
         }
     }
 
@@ -202,5 +288,35 @@ mod tests {
         assert!(!judge(&policy, "1.1.1.2"));
         assert!(!judge(&policy, "8.8.8.8"));
         assert!(!judge(&policy, "127.0.0.1"));
+    }
+
+    #[test]
+    fn of_equal_prefixes_deny_counts_and_a_network_of_mapped_addresses_means_the_ipv4_one() {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let policy = AddressPolicy::new(
+            nets(&["10.0.0.0/8", "192.168.1.1/32", "::ffff:172.16.0.0/108"]),
+            nets(&["10.0.0.0/8", "192.168.1.1/32", "::ffff:8.8.8.0/120"]),
+        );
+
+        assert!(!judge(&policy, "10.0.0.1"));
+        assert!(!judge(&policy, "192.168.1.1"));
+        for form in ["8.8.8.8", "::ffff:8.8.8.8"] {
+            assert!(!judge(&policy, form), "{form} is denied");
+        }
+        for form in ["172.16.0.1", "::ffff:172.16.0.1"] {
+            assert!(judge(&policy, form), "{form} is allowed");
+        }
+    }
+
+    #[test]
+    fn everything_denied_but_one_host_reaches_that_host_and_nothing_else() {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+        let policy = AddressPolicy::new(nets(&["203.0.114.7/32"]), nets(&["0.0.0.0/0", "::/0"]));
+
+        assert!(judge(&policy, "203.0.114.7"));
+        assert!(judge(&policy, "::ffff:203.0.114.7"));
+        for address in ["203.0.114.8", "8.8.8.8", "2606:4700::1111", "127.0.0.1"] {
+            assert!(!judge(&policy, address), "{address} must be refused");
+        }
     }
 }

@@ -127,15 +127,93 @@ mod tests {
 
     #[test]
     fn every_spelling_of_an_address_becomes_that_address() {
-        for spelling in [
-            "http://0x7f.1/",
-            "http://2130706433/",
-            "http://127.1/",
-            "http://①②⑦.⓪.⓪.①/",
+        for (spellings, address) in [
+            (
+                &[
+                    "http://127.0.0.1/",
+                    "http://127.0.0.1./",
+                    "http://127.1/",
+                    "http://127.0.1/",
+                    "http://2130706433/",
+                    "http://0x7f000001/",
+                    "http://0X7F.0x0.0x0.0x1/",
+                    "http://0x7f.1/",
+                    "http://0177.0.0.1/",
+                    "http://00000177.0.0.1/",
+                    "http://017700000001/",
+                    "http://①②⑦.⓪.⓪.①/",
+                    "http://１２７.0.0.1/",
+                    "http://127。0．0｡1/",
+                    "http://%31%32%37.0.0.1/",
+                    "http://127%2e0%2E0.1/",
+                    "HTTP://127.0.0.1:80/",
+                    "http:\\\\127.0.0.1\\",
+                    "http:127.0.0.1/",
+                    "http://example.com@127.0.0.1/",
+                    "http://example.com:80@127.0.0.1/",
+                    "http://example.com%2f@127.0.0.1/",
+                    "http://@127.0.0.1/",
+                ][..],
+                "127.0.0.1",
+            ),
+            (&["http://0/", "http://0x/", "http://00.0/"], "0.0.0.0"),
+            (
+                &["http://169.254.43518/", "http://2852039166/"],
+                "169.254.169.254",
+            ),
+            (
+                &["http://[::1]/", "http://[0:0::0:1]/", "http://[::0.0.0.1]/"],
+                "[::1]",
+            ),
+            (
+                &[
+                    "http://[::ffff:127.0.0.1]/",
+                    "http://[::FFFF:7F00:1]/",
+                    "http://[0:0:0:0:0:ffff:127.0.0.1]/",
+                ],
+                "[::ffff:7f00:1]",
+            ),
         ] {
-            let uri = parse_url(spelling).unwrap();
+            for spelling in spellings {
+                let uri = parse_url(spelling).unwrap_or_else(|| panic!("{spelling}"));
 
-            assert_eq!(uri.host(), Some("127.0.0.1"), "{spelling}");
+                assert_eq!(uri.host(), Some(address), "{spelling}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_address_that_only_stands_beside_the_host_is_none() {
+        for (url, host) in [
+            ("http://127.0.0.1:443@example.com/", "example.com"),
+            ("http://127.0.0.1%40@example.com/", "example.com"),
+            ("http://example.com\\@127.0.0.1/", "example.com"),
+            ("http://example.com#@127.0.0.1/", "example.com"),
+            ("http://example.com?@127.0.0.1/", "example.com"),
+            ("http://EXAMPLE.com/127.0.0.1", "example.com"),
+            ("http://127.0.0.1.example.com/", "127.0.0.1.example.com"),
+        ] {
+            assert_eq!(parse_url(url).unwrap().host(), Some(host), "{url}");
+        }
+    }
+
+    #[test]
+    fn what_looks_like_an_address_and_is_none_is_not_sent() {
+        for url in [
+            "http://256.0.0.1/",
+            "http://1.2.3.4.5/",
+            "http://4294967296/",
+            "http://0x100000000/",
+            "http://08.0.0.1/",
+            "http://[::1/",
+            "http://[fe80::1%25eth0]/",
+            "http://[fe80::1%eth0]/",
+            "http://[::ffff:0x7f.1]/",
+            "http://127.0.0.1%00.example.com/",
+            "http://127.0.0.1%0d%0a/",
+            "http://exa mple.com/",
+        ] {
+            assert!(parse_url(url).is_none(), "{url}");
         }
     }
 
