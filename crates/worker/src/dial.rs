@@ -1,7 +1,8 @@
 //! From a URL's host to a connection: resolve once, refuse if any address must not be reached, dial exactly the
 //! address that was checked. Literal addresses take the same way, so that there is no second door.
 //!
-//! Proxies from the environment are not looked at. TLS comes on top, in `send`, under the URL's own name.
+//! Proxies from the environment are not looked at. TLS comes on top, in `send`, under the URL's own name. A connection
+//! is dialled once: what is reused, or repeated on a new one, has passed here in the same way.
 
 use std::future::Future;
 use std::io;
@@ -11,7 +12,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::{ResolverBuilder, TokioResolver};
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -20,8 +23,9 @@ use tokio::time::Instant;
 use tower_service::Service;
 use webhook::{AddressPolicy, RefusedAddress};
 
-/// Look-ups at a time; more of them wait, within their attempt's own limit.
-const LOOKUPS_MAX: usize = 256;
+/// The time of a look-up is shared out: two tries and an answer without the half that isn't coming (a name server that
+/// is silent on AAAA), so that something is left for the connection.
+const LOOKUP_TRIES: u32 = 2;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -52,16 +56,34 @@ pub(crate) struct Dialer {
 
 impl Dialer {
     /// A dialer with the system's resolver configuration (`/etc/resolv.conf`, `/etc/hosts`).
-    pub(crate) fn new(policy: AddressPolicy, timeout: Duration) -> Self {
-        let resolver = TokioResolver::builder_tokio()
-            .and_then(hickory_resolver::ResolverBuilder::build)
+    pub(crate) fn new(policy: AddressPolicy, timeout: Duration, lookups_max: usize) -> Self {
+        Self::with_resolver(TokioResolver::builder_tokio(), policy, timeout, lookups_max)
+    }
+
+    /// `lookups_max`: as many as there may be attempts. Fewer, and names that hang would hold up the others' look-ups;
+    /// the lanes see to it that slow attempts never take all places, and so never all look-ups.
+    fn with_resolver(
+        builder: Result<ResolverBuilder<TokioRuntimeProvider>, NetError>,
+        policy: AddressPolicy,
+        timeout: Duration,
+        lookups_max: usize,
+    ) -> Self {
+        let resolver = builder
+            .and_then(|mut builder| {
+                let options = builder.options_mut();
+                options.timeout = options.timeout.min(timeout / (LOOKUP_TRIES + 1));
+                options.attempts = options.attempts.min(LOOKUP_TRIES as usize - 1);
+                // Over TCP, where answers are long: one connection per name server, which those that hang must not fill.
+                options.max_active_requests = options.max_active_requests.max(2 * lookups_max);
+                builder.build()
+            })
             .inspect_err(|error| {
                 tracing::error!(%error, "no resolver: names can't be looked up; mend /etc/resolv.conf and restart");
             });
         Self {
             policy: Arc::new(policy),
             resolver: resolver.ok().map(Arc::new),
-            lookups: Arc::new(Semaphore::new(LOOKUPS_MAX)),
+            lookups: Arc::new(Semaphore::new(lookups_max)),
             timeout,
         }
     }
@@ -152,34 +174,4 @@ impl Service<Uri> for Dialer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn dialer(policy: AddressPolicy) -> Dialer {
-        Dialer::new(policy, Duration::from_secs(5))
-    }
-
-    #[tokio::test]
-    async fn a_literal_address_is_judged_like_any_other() {
-        let refused = dialer(AddressPolicy::default())
-            .dial("http://127.0.0.1:9/".parse().unwrap())
-            .await;
-        let refused_v6 = dialer(AddressPolicy::default())
-            .dial("http://[::1]:9/".parse().unwrap())
-            .await;
-
-        assert!(matches!(refused, Err(DialError::Refused(_))));
-        assert!(matches!(refused_v6, Err(DialError::Refused(_))));
-    }
-
-    #[tokio::test]
-    async fn an_allowed_address_is_dialled() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/", listener.local_addr().unwrap());
-        let policy = AddressPolicy::new(vec!["127.0.0.0/8".parse().unwrap()], Vec::new());
-
-        let connection = dialer(policy).dial(url.parse().unwrap()).await;
-
-        assert!(connection.is_ok());
-    }
-}
+mod tests;

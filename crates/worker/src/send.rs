@@ -89,7 +89,7 @@ impl Sender {
             .with_tls_config(tls_config(egress)?)
             .https_or_http()
             .enable_all_versions()
-            .wrap_connector(Dialer::new(policy, connect_timeout));
+            .wrap_connector(Dialer::new(policy, connect_timeout, delivery.in_flight_max));
         let connector = Connector {
             https,
             timeout: connect_timeout,
