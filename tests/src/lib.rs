@@ -6,6 +6,7 @@
 
 mod background;
 mod exposition;
+pub mod hostile;
 pub mod http_call;
 pub mod postrider;
 pub mod process;

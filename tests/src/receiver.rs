@@ -20,6 +20,7 @@ use crate::servers::Certificates;
 pub use record::Received;
 use record::Road;
 pub use reply::Reply;
+pub(crate) use serve::server_config;
 
 /// A receiver on 127.0.0.1. Paths that were given no script answer 200. Dropping it closes its port and connections.
 #[derive(Debug)]

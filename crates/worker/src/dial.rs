@@ -4,6 +4,8 @@
 //! Proxies from the environment are not looked at. TLS comes on top, in `send`, under the URL's own name. A connection
 //! is dialled once: what is reused, or repeated on a new one, has passed here in the same way.
 
+mod connection;
+
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,9 +25,16 @@ use tokio::time::Instant;
 use tower_service::Service;
 use webhook::{AddressPolicy, RefusedAddress};
 
+pub(crate) use connection::Guarded;
+use connection::Open;
+
 /// The time of a look-up is shared out: two tries and an answer without the half that isn't coming (a name server that
 /// is silent on AAAA), so that something is left for the connection.
 const LOOKUP_TRIES: u32 = 2;
+
+/// So many connections stay open per attempt that there may be at a time, over all hosts. One that is made beyond that
+/// is closed after its attempt; so there are never more than half as many again.
+const KEPT_PER_ATTEMPT: usize = 2;
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -52,21 +61,27 @@ pub(crate) struct Dialer {
     resolver: Option<Arc<TokioResolver>>,
     lookups: Arc<Semaphore>,
     timeout: Duration,
+    open: Open,
 }
 
 impl Dialer {
     /// A dialer with the system's resolver configuration (`/etc/resolv.conf`, `/etc/hosts`).
-    pub(crate) fn new(policy: AddressPolicy, timeout: Duration, lookups_max: usize) -> Self {
-        Self::with_resolver(TokioResolver::builder_tokio(), policy, timeout, lookups_max)
+    pub(crate) fn new(policy: AddressPolicy, timeout: Duration, attempts_max: usize) -> Self {
+        Self::with_resolver(
+            TokioResolver::builder_tokio(),
+            policy,
+            timeout,
+            attempts_max,
+        )
     }
 
-    /// `lookups_max`: as many as there may be attempts. Fewer, and names that hang would hold up the others' look-ups;
-    /// the lanes see to it that slow attempts never take all places, and so never all look-ups.
+    /// There are as many look-ups at a time as attempts. Fewer, and names that hang would hold up the others'; the lanes
+    /// see to it that slow attempts never take all places, and so never all look-ups.
     fn with_resolver(
         builder: Result<ResolverBuilder<TokioRuntimeProvider>, NetError>,
         policy: AddressPolicy,
         timeout: Duration,
-        lookups_max: usize,
+        attempts_max: usize,
     ) -> Self {
         let resolver = builder
             .and_then(|mut builder| {
@@ -74,7 +89,7 @@ impl Dialer {
                 options.timeout = options.timeout.min(timeout / (LOOKUP_TRIES + 1));
                 options.attempts = options.attempts.min(LOOKUP_TRIES as usize - 1);
                 // Over TCP, where answers are long: one connection per name server, which those that hang must not fill.
-                options.max_active_requests = options.max_active_requests.max(2 * lookups_max);
+                options.max_active_requests = options.max_active_requests.max(2 * attempts_max);
                 builder.build()
             })
             .inspect_err(|error| {
@@ -83,12 +98,13 @@ impl Dialer {
         Self {
             policy: Arc::new(policy),
             resolver: resolver.ok().map(Arc::new),
-            lookups: Arc::new(Semaphore::new(lookups_max)),
+            lookups: Arc::new(Semaphore::new(attempts_max)),
             timeout,
+            open: Open::new(KEPT_PER_ATTEMPT * attempts_max),
         }
     }
 
-    async fn dial(self, uri: Uri) -> Result<TokioIo<TcpStream>, DialError> {
+    async fn dial(self, uri: Uri) -> Result<TokioIo<Guarded>, DialError> {
         let deadline = Instant::now() + self.timeout;
         let host = uri.host().unwrap_or_default();
         let default_port = if uri.scheme_str() == Some("https") {
@@ -140,7 +156,7 @@ impl Dialer {
         addresses: &[IpAddr],
         port: u16,
         deadline: Instant,
-    ) -> Result<TokioIo<TcpStream>, DialError> {
+    ) -> Result<TokioIo<Guarded>, DialError> {
         let mut last = DialError::ConnectTimedOut(self.timeout);
         for (index, address) in addresses.iter().enumerate() {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -149,7 +165,7 @@ impl Dialer {
             match tokio::time::timeout(share, TcpStream::connect(socket)).await {
                 Ok(Ok(stream)) => {
                     stream.set_nodelay(true).map_err(DialError::Connect)?;
-                    return Ok(TokioIo::new(stream));
+                    return Ok(TokioIo::new(self.open.connection(stream)));
                 }
                 Ok(Err(error)) => last = DialError::Connect(error),
                 Err(_) => last = DialError::ConnectTimedOut(self.timeout),
@@ -160,7 +176,7 @@ impl Dialer {
 }
 
 impl Service<Uri> for Dialer {
-    type Response = TokioIo<TcpStream>;
+    type Response = TokioIo<Guarded>;
     type Error = DialError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 

@@ -14,8 +14,9 @@ use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::RootCertStore;
 use rustls_pki_types::CertificateDer;
@@ -42,6 +43,13 @@ const IDLE_PER_HOST_MAX: usize = 32;
 const IDLE_MAX: Duration = Duration::from_secs(20);
 /// A response with more is `protocol`; hyper's own bound is 100, and a 2xx with more is a success all the same.
 const RESPONSE_HEADERS_MAX: usize = 500;
+/// The same for a head with more bytes. hyper's own bound is 408 KiB, which a thousand receivers may fill at a time.
+const RESPONSE_HEAD_BYTES_MAX: usize = 64 * 1024;
+/// What an HTTP/2 receiver may send before it is read: per response, and per connection.
+const HTTP2_RESPONSE_WINDOW_BYTES: u32 = 32 * 1024;
+const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
+/// A request that the receiver says it hasn't processed is sent again at once so often.
+const UNPROCESSED_REPEATS_MAX: usize = 2;
 
 /// The dialer's own limit fires first, so that what is cut here was in its TLS handshake.
 const HANDSHAKE_SLACK: Duration = Duration::from_millis(100);
@@ -100,6 +108,14 @@ impl Sender {
             .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
             .timer(TokioTimer::new())
             .http1_max_headers(RESPONSE_HEADERS_MAX)
+            .http1_max_buf_size(RESPONSE_HEAD_BYTES_MAX)
+            .http2_max_header_list_size(
+                u32::try_from(RESPONSE_HEAD_BYTES_MAX).expect("it is far below"),
+            )
+            .http2_initial_stream_window_size(HTTP2_RESPONSE_WINDOW_BYTES)
+            .http2_initial_connection_window_size(HTTP2_CONNECTION_WINDOW_BYTES)
+            // Only what wasn't begun, on a kept connection that its receiver had closed: never what was sent.
+            .retry_canceled_requests(true)
             .build(connector);
         Ok(Self {
             client,
@@ -141,13 +157,25 @@ impl Sender {
         let Some(request) = request else {
             return Sent::failed(Outcome::Protocol, "the url can't be read", began);
         };
-        match tokio::time::timeout_at(deadline, self.client.request(request)).await {
-            Ok(Ok(response)) => self.judge(response, began, deadline).await,
-            Ok(Err(error)) => {
-                let (outcome, text) = classify(&error);
-                Sent::failed(outcome, &text, began)
+        let mut repeats_left = UNPROCESSED_REPEATS_MAX;
+        loop {
+            let mut request = request.clone();
+            let connection = capture_connection(&mut request);
+            match tokio::time::timeout_at(deadline, self.client.request(request)).await {
+                Ok(Ok(response)) => return self.judge(response, began, deadline).await,
+                Ok(Err(error)) if repeats_left > 0 && is_unprocessed(&error) => repeats_left -= 1,
+                Ok(Err(error)) => {
+                    let (outcome, text) = classify(&error);
+                    return Sent::failed(outcome, &text, began);
+                }
+                Err(_) => {
+                    // HTTP/2 would be kept: but it may be dead, and then everything on it waits for nothing.
+                    if let Some(connected) = &*connection.connection_metadata() {
+                        connected.poison();
+                    }
+                    return Sent::failed(Outcome::Timeout, "no response in time", began);
+                }
             }
-            Err(_) => Sent::failed(Outcome::Timeout, "no response in time", began),
         }
     }
 
@@ -235,7 +263,8 @@ async fn read_start(mut body: Incoming, bytes_max: usize, deadline: Instant) -> 
                 };
                 let room = RESPONSE_KEPT_BYTES - start.len();
                 start.extend_from_slice(&data[..data.len().min(room)]);
-                read += data.len();
+                // An empty frame counts too: HTTP/2 may bring them without end, each before the deadline is looked at.
+                read += data.len().max(1);
             }
             // The end, a reset, or the deadline: the head has been judged already.
             Ok(Some(Err(_)) | None) | Err(_) => break,
@@ -244,12 +273,31 @@ async fn read_start(mut body: Incoming, bytes_max: usize, deadline: Instant) -> 
     start.freeze()
 }
 
+/// Whether a request that failed was certainly not processed, so that it can be sent again without being a duplicate:
+/// the receiver says so (RFC 9113, 8.7), as one does that ends a connection in order, or it never left.
+fn is_unprocessed(error: &hyper_util::client::legacy::Error) -> bool {
+    for cause in causes(error) {
+        if let Some(error) = cause.downcast_ref::<h2::Error>() {
+            let says = match error.reason() {
+                Some(h2::Reason::REFUSED_STREAM) => error.is_reset(),
+                Some(h2::Reason::NO_ERROR) => error.is_go_away(),
+                _ => false,
+            };
+            return says && error.is_remote();
+        }
+        if cause.is::<DialError>() || cause.is::<HandshakeFailed>() {
+            return false;
+        }
+    }
+    // A shared connection that ended before this request had its turn.
+    error.is_connect()
+}
+
 /// The outcome's word for a request without a response, and what to tell about it.
 fn classify(error: &hyper_util::client::legacy::Error) -> (Outcome, String) {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
     let mut deepest = error.to_string();
-    while let Some(current) = cause {
-        if let Some(dial) = current.downcast_ref::<DialError>() {
+    for cause in causes(error) {
+        if let Some(dial) = cause.downcast_ref::<DialError>() {
             let outcome = match dial {
                 DialError::Dns(_) => Outcome::Dns,
                 DialError::Refused(_) => Outcome::RefusedAddress,
@@ -257,15 +305,22 @@ fn classify(error: &hyper_util::client::legacy::Error) -> (Outcome, String) {
             };
             return (outcome, dial.to_string());
         }
-        deepest = current.to_string();
-        cause = current.source();
+        if let Some(handshake) = cause.downcast_ref::<HandshakeFailed>() {
+            return (Outcome::Tls, handshake.to_string());
+        }
+        deepest = cause.to_string();
     }
-    if error.is_connect() {
-        // The dialer had a connection, so what failed is the handshake.
-        (Outcome::Tls, deepest)
-    } else {
-        (Outcome::Protocol, deepest)
-    }
+    (Outcome::Protocol, deepest)
+}
+
+fn causes<'a>(
+    error: &'a hyper_util::client::legacy::Error,
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    let first: &'a (dyn Error + 'static) = error;
+    std::iter::successors(Some(first), |cause: &&'a (dyn Error + 'static)| {
+        let cause: &'a (dyn Error + 'static) = *cause;
+        cause.source()
+    })
 }
 
 fn tls_config(egress: &EgressSettings) -> Result<rustls::ClientConfig, SenderError> {
@@ -302,10 +357,14 @@ struct Connector {
     timeout: Duration,
 }
 
-/// The TLS handshake took longer than `delivery.connect_timeout`.
+/// There was a connection, but no TLS on it.
 #[derive(Debug, thiserror::Error)]
-#[error("no TLS handshake within {0:?}")]
-struct HandshakeTimedOut(Duration);
+enum HandshakeFailed {
+    #[error("no TLS handshake within {0:?}")]
+    TimedOut(Duration),
+    #[error("{0}")]
+    Refused(Box<dyn Error + Send + Sync>),
+}
 
 impl Service<Uri> for Connector {
     type Response = <HttpsConnector<Dialer> as Service<Uri>>::Response;
@@ -321,14 +380,27 @@ impl Service<Uri> for Connector {
         let limit = self.timeout;
         Box::pin(async move {
             match tokio::time::timeout(limit + HANDSHAKE_SLACK, connecting).await {
-                Ok(connected) => connected,
-                Err(_) => Err(HandshakeTimedOut(limit).into()),
+                Ok(Err(error)) if !error.is::<DialError>() => {
+                    Err(HandshakeFailed::Refused(error).into())
+                }
+                Ok(Err(error)) => Err(error),
+                Ok(Ok(connected)) => {
+                    if let MaybeHttpsStream::Https(stream) = &connected {
+                        let (tcp, tls) = stream.inner().get_ref();
+                        if tls.alpn_protocol() == Some(b"h2") {
+                            tcp.inner().inner().speaks_http2();
+                        }
+                    }
+                    Ok(connected)
+                }
+                Err(_) => Err(HandshakeFailed::TimedOut(limit).into()),
             }
         })
     }
 }
 
 /// The envelope's chunks as a body of known length; the event's bytes are shared, never copied.
+#[derive(Clone)]
 pub(crate) struct EnvelopeBody {
     chunks: [Bytes; 3],
     next: usize,
@@ -372,13 +444,22 @@ impl Body for EnvelopeBody {
 }
 
 #[cfg(test)]
+mod hostile;
+
+#[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
 
-    fn sender(timeout: Duration) -> Sender {
+    pub(super) fn sender(timeout: Duration) -> Sender {
+        sender_that_trusts(timeout, None)
+    }
+
+    pub(super) fn sender_that_trusts(timeout: Duration, ca_file: Option<PathBuf>) -> Sender {
         let delivery = DeliverySettings {
             timeout,
             connect_timeout: Duration::from_secs(2),
@@ -388,13 +469,16 @@ mod tests {
             response_bytes_max: 16 * 1024,
         };
         let egress = EgressSettings {
-            allow: vec!["127.0.0.0/8".parse().unwrap()],
+            allow: ["127.0.0.0/8", "::1/128"]
+                .map(|net| net.parse().unwrap())
+                .to_vec(),
+            ca_file,
             ..EgressSettings::default()
         };
         Sender::new(&delivery, &egress).unwrap()
     }
 
-    async fn attempt(sender: &Sender, url: String) -> Sent {
+    pub(super) async fn attempt(sender: &Sender, url: String) -> Sent {
         let id = RequestId::of_event("2nBrJUjz", "card-published", "ev-1");
         let data = Bytes::from_static(br#"{ "id":"ev-1","analyticsEvent":"card-published" }"#);
         let envelope = Envelope::of_event(id, "env-1", "2nBrJUjz", data);

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
@@ -44,20 +45,28 @@ pub(super) async fn accept(listener: Listener, tls: Option<TlsAcceptor>, state: 
 
 /// For TLS with a certificate of ours, HTTP/2 preferred.
 pub(super) fn acceptor(certificates: &Certificates) -> TlsAcceptor {
+    TlsAcceptor::from(Arc::new(server_config(certificates, &["h2", "http/1.1"])))
+}
+
+/// TLS with a certificate of ours and these protocols, the most wanted first.
+pub(crate) fn server_config(certificates: &Certificates, protocols: &[&str]) -> ServerConfig {
     let read = |path| fs::read(path).expect("the certificates were written");
     let certificate = CertificateDer::from_pem_slice(&read(&certificates.cert_file))
         .expect("our own certificate");
     let key =
         PrivateKeyDer::from_pem_slice(&read(&certificates.key_file)).expect("our own private key");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("ring has TLS 1.2 and 1.3")
         .with_no_client_auth()
         .with_single_cert(vec![certificate], key)
         .expect("the key is the certificate's");
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    TlsAcceptor::from(Arc::new(config))
+    config.alpn_protocols = protocols
+        .iter()
+        .map(|name| name.as_bytes().to_vec())
+        .collect();
+    config
 }
 
 async fn serve(stream: TcpStream, tls: Option<TlsAcceptor>, state: Arc<State>) {

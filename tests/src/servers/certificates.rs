@@ -4,7 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    date_time_ymd,
+};
 
 /// PEM files in one folder. The keys are worth nothing outside the test.
 #[derive(Debug, Clone)]
@@ -23,9 +26,31 @@ impl Certificates {
     /// # Panics
     /// If the folder can't be written.
     pub fn write(folder: &Path) -> Self {
+        Self::write_server(folder, server_params(&["localhost", "127.0.0.1", "::1"]))
+    }
+
+    /// The same, but the server's certificate is for another name.
+    ///
+    /// # Panics
+    /// If the folder can't be written.
+    pub fn write_for(folder: &Path, name: &str) -> Self {
+        Self::write_server(folder, server_params(&[name]))
+    }
+
+    /// The same, but the server's certificate is long expired.
+    ///
+    /// # Panics
+    /// If the folder can't be written.
+    pub fn write_expired(folder: &Path) -> Self {
+        let mut params = server_params(&["localhost", "127.0.0.1", "::1"]);
+        params.not_after = date_time_ymd(2020, 1, 1);
+        Self::write_server(folder, params)
+    }
+
+    fn write_server(folder: &Path, server: CertificateParams) -> Self {
         let (authority, authority_key) = authority();
         let server_key = KeyPair::generate().expect("the ring provider makes P-256 keys");
-        let server = server_params()
+        let server = server
             .signed_by(
                 &server_key,
                 &Issuer::from_params(&authority, &authority_key),
@@ -60,8 +85,8 @@ fn authority() -> (CertificateParams, KeyPair) {
     (params, key)
 }
 
-fn server_params() -> CertificateParams {
-    let names = ["localhost", "127.0.0.1", "::1"].map(String::from);
+fn server_params(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).expect("fixed names");
     params
         .distinguished_name

@@ -139,7 +139,7 @@ fn is_untouched(listener: TcpListener) -> bool {
 
 async fn dial(dialer: &Dialer, url: &str) -> Result<IpAddr, DialError> {
     let connection = dialer.clone().dial(url.parse().unwrap()).await?;
-    Ok(connection.inner().peer_addr().unwrap().ip())
+    Ok(connection.inner().peer().ip())
 }
 
 #[tokio::test]
@@ -305,9 +305,13 @@ async fn five_hundred_names_that_hang_end_in_time_and_hold_up_no_other_name() {
         let dialer = dialer.clone();
         hanging.spawn(async move { dial(&dialer, &format!("http://hangs-{n}.test/")).await });
     }
-    while names.asked("hangs-499.test") == 0 {
-        tokio::task::yield_now().await;
-    }
+    // Not all: of a thousand questions at once some are lost on the way, as UDP may.
+    tests::wait::wait_until(TIMEOUT / 2, "most names to hang", async || {
+        let names = names.asked.lock().unwrap();
+        let hanging = names.keys().filter(|(name, _)| name.starts_with("hangs"));
+        (hanging.count() > HANGING).then_some(())
+    })
+    .await;
     let mut slowest = Duration::ZERO;
     for n in 0..100 {
         let began = Instant::now();
