@@ -153,7 +153,8 @@ impl Demo {
         }
 
         for queue in &self.config.worker.amqp.queues {
-            self.readiness.not_ready(queue, "starting");
+            self.readiness
+                .not_ready(worker::Part::queue(queue), "starting");
         }
         let settings = self.config.worker.clone();
         self.worker.spawn(worker::run(

@@ -49,7 +49,7 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
     let (stop, readiness) = (Stop::default(), Readiness::default());
     if parts != Parts::Api {
         for queue in &config.worker.amqp.queues {
-            readiness.not_ready(queue, "starting");
+            readiness.not_ready(worker::Part::queue(queue), "starting");
         }
     }
 
@@ -71,7 +71,7 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
             Parts::Api => stop.intake.cancelled().await,
             Parts::All | Parts::Worker => work(config, store, &stop, &readiness).await?,
         }
-        readiness.not_ready("stopping", "stopping");
+        readiness.not_ready(worker::Part::Process, "stopping");
         while let Some(ended) = serving.join_next().await {
             ended.context("the API broke")?;
         }

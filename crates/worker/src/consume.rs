@@ -27,7 +27,7 @@ use crate::broker::{ConnectError, Pauses, answered, connect, pauses};
 use crate::dead_letter::DeadLetters;
 use crate::ingest::{Incoming, Ingest};
 use crate::message::{Hold, Verdict, Verdicts};
-use crate::readiness::Readiness;
+use crate::readiness::{Part, Readiness};
 use crate::run::Stop;
 use crate::settings::AmqpSettings;
 use crate::topology;
@@ -93,7 +93,7 @@ impl QueueConsumer {
 
     fn not_consumed(&self, reason: &str) {
         let sentence = format!("queue {} is not consumed: {reason}", self.queue);
-        self.readiness.not_ready(&self.queue, sentence);
+        self.readiness.not_ready(Part::queue(&self.queue), sentence);
     }
 
     /// One connection from its making to its end. `Ok` only after a stop.
@@ -103,7 +103,7 @@ impl QueueConsumer {
             begun = self.begin() => begun?,
             () = self.stop.intake.cancelled() => return Ok(0),
         };
-        self.readiness.ready(&self.queue);
+        self.readiness.ready(&Part::queue(&self.queue));
         tracing::info!(queue = self.queue, "consuming");
         let (verdicts, heard) = mpsc::unbounded_channel();
         let mut session = Session {

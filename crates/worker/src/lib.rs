@@ -30,7 +30,7 @@ mod test_run;
 pub mod topology;
 mod upkeep;
 
-pub use readiness::Readiness;
+pub use readiness::{Part, Readiness};
 pub use run::{Ended, RunError, Stop, run};
 pub use send::SenderError;
 pub use settings::{

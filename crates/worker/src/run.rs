@@ -23,7 +23,7 @@ use crate::lane::Lanes;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
 use crate::publisher::Publisher;
-use crate::readiness::Readiness;
+use crate::readiness::{Part, Readiness};
 use crate::send::{Sender, SenderError};
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
@@ -83,7 +83,10 @@ pub async fn run(
 ) -> Result<Ended, RunError> {
     let sender = Sender::new(&settings.delivery, &settings.egress)?;
     for queue in &settings.amqp.queues {
-        readiness.not_ready(queue, format!("queue {queue} is not consumed: starting"));
+        readiness.not_ready(
+            Part::queue(queue),
+            format!("queue {queue} is not consumed: starting"),
+        );
     }
     // May be cancelled wherever it stands: a query that is given up closes its connection.
     tokio::select! {
@@ -116,10 +119,10 @@ async fn ledger_is_usable(store: &Store, readiness: &Readiness) -> Result<(), Ru
             Err(error) => format!("Postgres can't be reached, check postgres.url: {error}"),
         };
         tracing::warn!("waiting: {reason}");
-        readiness.not_ready("schema", reason);
+        readiness.not_ready(Part::Schema, reason);
         tokio::time::sleep(waits.next().unwrap_or(CLOSE_RESERVE)).await;
     }
-    readiness.ready("schema");
+    readiness.ready(&Part::Schema);
     match store.missing_keys().await {
         Ok(0) => {}
         Ok(missing) => return Err(RunError::KeysMissing(missing)),
@@ -234,7 +237,7 @@ impl Parts {
             _ = committing.join_next() => true,
         };
         self.stop.intake.cancel();
-        self.readiness.not_ready("stopping", "stopping");
+        self.readiness.not_ready(Part::Process, "stopping");
         let grace = self.settings.shutdown_grace;
         let reserve = CLOSE_RESERVE.min(grace / 2);
         let deadline = Instant::now() + grace.saturating_sub(reserve);

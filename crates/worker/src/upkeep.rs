@@ -11,7 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use crate::commit::Gate;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
-use crate::readiness::Readiness;
+use crate::readiness::{Part, Readiness};
 use crate::settings::RetentionSettings;
 use crate::subscriptions::Subscriptions;
 use crate::topology::{DEAD_DELIVERIES_QUEUE, DEAD_EVENTS_QUEUE};
@@ -107,11 +107,11 @@ impl Upkeep {
                 Err(error) if answered && !answers => {
                     tracing::error!(%error, "Postgres doesn't answer; no new attempt starts until it does");
                     self.readiness
-                        .not_ready("postgres", "Postgres doesn't answer");
+                        .not_ready(Part::Postgres, "Postgres doesn't answer");
                 }
                 _ if answers && !answered => {
                     tracing::info!("Postgres answers again");
-                    self.readiness.ready("postgres");
+                    self.readiness.ready(&Part::Postgres);
                 }
                 _ => {}
             }
@@ -129,7 +129,10 @@ impl Upkeep {
                 Ok(gauges) => self.metrics.ledger(&gauges),
                 Err(error) => tracing::debug!(%error, "the ledger's gauges can't be read"),
             }
-            let consumed = self.queues.iter().all(|queue| self.readiness.works(queue));
+            let consumed = self
+                .queues
+                .iter()
+                .all(|queue| self.readiness.works(&Part::queue(queue)));
             self.metrics.amqp_connected(consumed);
             self.subscriptions.report(&self.metrics);
             self.queue_depths().await;
