@@ -12,6 +12,7 @@ mod chaos;
 mod circuit;
 mod duplicates;
 mod faults;
+mod hostile;
 mod isolation;
 mod kit;
 mod ledger;
