@@ -1,4 +1,6 @@
-//! What hostile receivers do to the whole worker: nothing that others could tell.
+//! What hostile receivers, and a lack of files, do to the whole worker: nothing that others could tell.
+
+use std::time::Duration;
 
 use tests::hostile::Hostile;
 use tests::wait::wait_until;
@@ -75,5 +77,38 @@ async fn endless_bodies_and_megabytes_of_heads_cost_little_memory_and_nobody_els
     assert!(once.len() == EVENTS && once.values().all(|count| *count == 1));
     endless.wait_all_ended(SOON).await;
     heads.wait_all_ended(SOON).await;
+    world.stop_with_all_acked(&mut worker).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_may_open_no_more_files_goes_on_when_it_may_again_and_loses_nothing() {
+    let world = World::new("open_files").await;
+    let webhook_id = world.subscribe("/hook").await;
+    let mut worker = world
+        .worker_with(&[
+            ("POSTRIDER__RETRY__ATTEMPTS_MAX", "50"),
+            ("POSTRIDER__CIRCUIT__FAILURES", "1000000"),
+        ])
+        .await;
+
+    worker.limit_open_files(worker.open_files());
+    for n in 0..EVENTS {
+        world.publish("card-published", &format!("ev-{n}")).await;
+    }
+    worker
+        .wait_logged("no connection can be opened", SOON)
+        .await;
+    worker.limit_open_files(1024);
+
+    world
+        .receiver
+        .wait_for_distinct(EVENTS, "/hook", Duration::from_secs(60))
+        .await;
+    for n in 0..EVENTS {
+        let request_id = request_id(&webhook_id, &format!("ev-{n}"));
+        world
+            .wait_status(request_id, DeliveryStatus::Delivered)
+            .await;
+    }
     world.stop_with_all_acked(&mut worker).await;
 }

@@ -175,6 +175,23 @@ impl Postrider {
         self.process.cpu_time()
     }
 
+    /// How many files it has open.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn open_files(&self) -> u64 {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it runs");
+        files.count() as u64
+    }
+
+    /// Sets how many files it may have open from now on; its hard limit stays.
+    ///
+    /// # Panics
+    /// If it has ended, or the number is above its hard limit.
+    pub fn limit_open_files(&self, limit: u64) {
+        self.process.limit_open_files(limit);
+    }
+
     /// The text of `/metrics`.
     ///
     /// # Panics

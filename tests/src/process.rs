@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use rustix::process::Signal;
-use rustix::process::{Pid, kill_process, kill_process_group};
+use rustix::process::{
+    Pid, Resource, Rlimit, getrlimit, kill_process, kill_process_group, prlimit,
+};
 
 use crate::wait::wait_until;
 
@@ -166,6 +168,19 @@ impl Process {
         if let Ok(status) = self.child.wait() {
             self.note_end(status);
         }
+    }
+
+    /// Sets the soft limit on its open files; the hard one stays.
+    ///
+    /// # Panics
+    /// If it has ended, or the number is above its hard limit.
+    pub fn limit_open_files(&self, limit: u64) {
+        let set = |limit| prlimit(Some(self.pid), Resource::Nofile, limit).expect("it runs");
+        let before = set(getrlimit(Resource::Nofile));
+        set(Rlimit {
+            current: Some(limit),
+            maximum: before.maximum,
+        });
     }
 
     /// The most memory it has had resident, in bytes (`VmHWM`); 0 when it has ended.

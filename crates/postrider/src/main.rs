@@ -9,6 +9,7 @@ mod credentials;
 mod demo;
 mod events;
 mod migrate;
+mod open_files;
 mod output;
 mod receive;
 mod secrets;

@@ -13,7 +13,7 @@ use worker::{Readiness, Stop};
 
 use crate::config::Config;
 use crate::signals::Signals;
-use crate::{admin, events, telemetry};
+use crate::{admin, events, open_files, telemetry};
 
 /// Requests with events that wait for RabbitMQ; more are refused.
 const PUBLICATIONS_MAX: usize = 64;
@@ -105,6 +105,7 @@ async fn work(
     stop: &Stop,
     readiness: &Readiness,
 ) -> anyhow::Result<()> {
+    open_files::raise(config.worker.delivery.open_files_max());
     let ended = worker::run(config.worker, store, stop.clone(), readiness.clone()).await?;
     tracing::info!(
         recorded = ended.recorded,

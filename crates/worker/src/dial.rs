@@ -10,7 +10,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -35,6 +35,11 @@ const LOOKUP_TRIES: u32 = 2;
 /// So many connections stay open per attempt that there may be at a time, over all hosts. One that is made beyond that
 /// is closed after its attempt; so there are never more than half as many again.
 const KEPT_PER_ATTEMPT: usize = 2;
+
+/// Too many open files: in this process, and in the system. The same on every Unix.
+const EMFILE: i32 = 24;
+const ENFILE: i32 = 23;
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +67,8 @@ pub(crate) struct Dialer {
     lookups: Arc<Semaphore>,
     timeout: Duration,
     open: Open,
+    /// When it was last told that there are too many open files.
+    told: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Dialer {
@@ -101,6 +108,7 @@ impl Dialer {
             lookups: Arc::new(Semaphore::new(attempts_max)),
             timeout,
             open: Open::new(KEPT_PER_ATTEMPT * attempts_max),
+            told: Arc::default(),
         }
     }
 
@@ -167,11 +175,28 @@ impl Dialer {
                     stream.set_nodelay(true).map_err(DialError::Connect)?;
                     return Ok(TokioIo::new(self.open.connection(stream)));
                 }
-                Ok(Err(error)) => last = DialError::Connect(error),
+                Ok(Err(error)) => {
+                    self.tell_if_ours(&error);
+                    last = DialError::Connect(error);
+                }
                 Err(_) => last = DialError::ConnectTimedOut(self.timeout),
             }
         }
         Err(last)
+    }
+}
+
+impl Dialer {
+    /// One line a minute if there was no file to open: the outcome is the receiver's word for a fault of ours.
+    fn tell_if_ours(&self, error: &io::Error) {
+        if !matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
+            return;
+        }
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() > TELL_AGAIN) {
+            *told = Some(Instant::now());
+            tracing::error!(%error, "no connection can be opened: raise the limit on open files (LimitNOFILE, ulimit -n)");
+        }
     }
 }
 

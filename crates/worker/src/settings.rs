@@ -84,6 +84,16 @@ pub struct CircuitSettings {
     pub probe_interval: Duration,
 }
 
+impl DeliverySettings {
+    /// Files that a worker may have open at worst: for each attempt at a time its connection and the two of a look-up
+    /// (IPv4 and IPv6), two kept connections, and what broker, database and probes need.
+    #[must_use]
+    pub fn open_files_max(&self) -> u64 {
+        let attempts = u64::try_from(self.in_flight_max).unwrap_or(u64::MAX);
+        attempts.saturating_mul(5).saturating_add(200)
+    }
+}
+
 /// Whom attempts may reach.
 #[derive(Clone, Debug, Default)]
 pub struct EgressSettings {
