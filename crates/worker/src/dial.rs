@@ -41,15 +41,16 @@ const EMFILE: i32 = 24;
 const ENFILE: i32 = 23;
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// Why there is no connection.
+/// Why there is no connection. The texts are read by the subscription's owner too.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     /// The name has no address, or the resolver didn't answer in time.
     #[error("{0}")]
     Dns(String),
-    /// The guard refuses at least one of the addresses.
-    #[error(transparent)]
-    Refused(#[from] RefusedAddress),
+    /// The guard refuses at least one of the addresses. Said without it: a tenant reads this, and must not learn what
+    /// names mean in our network.
+    #[error("the address, or one of the name's, is not allowed")]
+    Refused(RefusedAddress),
     /// None of the addresses could be connected to.
     #[error("{0}")]
     Connect(io::Error),
@@ -123,7 +124,11 @@ impl Dialer {
         let port = uri.port_u16().unwrap_or(default_port);
         let addresses = self.addresses(host, deadline).await?;
         for address in &addresses {
-            self.policy.judge(*address)?;
+            self.policy.judge(*address).map_err(|refused| {
+                // For the operator, who may want to allow it.
+                tracing::info!(host, address = %refused.0, "refused");
+                DialError::Refused(refused)
+            })?;
         }
         self.connect(&addresses, port, deadline).await
     }
@@ -150,7 +155,16 @@ impl Dialer {
                 }
                 Ok(addresses)
             }
-            Ok(Err(error)) => Err(DialError::Dns(error.to_string())),
+            Ok(Err(error)) => {
+                // Its own words tell what our resolver completes names with.
+                tracing::debug!(host, %error, "look-up failed");
+                let text = if error.is_no_records_found() {
+                    "the name has no address"
+                } else {
+                    "the look-up failed"
+                };
+                Err(DialError::Dns(text.to_owned()))
+            }
             Err(_) => Err(DialError::Dns(format!(
                 "no answer from the resolver within {:?}",
                 self.timeout
