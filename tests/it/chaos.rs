@@ -25,5 +25,5 @@ fn a_handful_of_faults_breaks_no_promise() {
 
 #[test]
 fn orderly_restarts_under_load_repeat_nothing() {
-    run(&[("SEED", "7"), ("FAULTS", "6"), ("MODE", "restarts")]);
+    run(&[("SEED", "7"), ("FAULTS", "4"), ("MODE", "restarts")]);
 }

@@ -18,6 +18,8 @@ const LINES_PER_FAULT_MAX: usize = 200;
 const REST_CPU_MAX: f64 = 0.3;
 /// Share of repeats in all accepted requests.
 const REPEATS_SHARE_MAX: f64 = 0.01;
+/// Of fewer requests no share is judged: one kill is too much of it.
+const SHARE_REQUESTS_MIN: u64 = 20_000;
 /// Share of deliveries that a worker held at three kills of it, which can't be told from one that kills.
 const WORKER_LOST_SHARE_MAX: f64 = 0.0001;
 
@@ -90,7 +92,7 @@ impl Report {
     /// The table of faults.
     pub(crate) fn faults(&self) -> String {
         let mut text = String::from(
-            "| fault | times | ready again within | log lines at most | repeats | readiness withdrawn |\n\
+            "| fault | times | ready again within | log lines at most | repeats meanwhile | readiness withdrawn |\n\
              |---|---:|---:|---:|---:|---:|\n",
         );
         for (name, row) in &self.rows {
@@ -152,11 +154,12 @@ impl Report {
                 format!("{strange} requests under another requestId than the first"),
             ),
             (
-                share < REPEATS_SHARE_MAX && steady_share < REPEATS_SHARE_MAX,
+                accepted_all < SHARE_REQUESTS_MIN
+                    || (share < REPEATS_SHARE_MAX && steady_share < REPEATS_SHARE_MAX),
                 format!("{:.2} % of the requests were repeats", share * 100.0),
             ),
             (
-                worker_lost as f64 / wanted.len().max(1) as f64 <= WORKER_LOST_SHARE_MAX,
+                worker_lost as f64 <= wanted.len() as f64 * WORKER_LOST_SHARE_MAX,
                 format!("{worker_lost} deliveries are dead as worker_lost"),
             ),
             (
