@@ -132,8 +132,9 @@ impl Sender {
         envelope: Envelope,
         attempt: u32,
     ) -> Sent {
-        let request = build_request(endpoint, request_id, envelope, attempt, SystemTime::now());
-        self.send(request).await
+        let now = SystemTime::now();
+        self.send(|| build_request(endpoint, request_id, envelope.clone(), attempt, now))
+            .await
     }
 
     /// The one attempt of a test, which its request says.
@@ -143,23 +144,25 @@ impl Sender {
         request_id: RequestId,
         envelope: Envelope,
     ) -> Sent {
-        let mut request = build_request(endpoint, request_id, envelope, 1, SystemTime::now());
-        if let Some(request) = &mut request {
+        let now = SystemTime::now();
+        self.send(|| {
+            let mut request = build_request(endpoint, request_id, envelope.clone(), 1, now)?;
             let headers = request.headers_mut();
             headers.insert(POSTRIDER_TEST, HeaderValue::from_static("true"));
-        }
-        self.send(request).await
+            Some(request)
+        })
+        .await
     }
 
-    async fn send(&self, request: Option<Request<EnvelopeBody>>) -> Sent {
+    /// `build` makes the same request again for the rare repeat, so that the usual one is never copied.
+    async fn send(&self, build: impl Fn() -> Option<Request<EnvelopeBody>>) -> Sent {
         let began = Instant::now();
         let deadline = began + self.timeout;
-        let Some(request) = request else {
-            return Sent::failed(Outcome::Protocol, "the url can't be read", began);
-        };
         let mut repeats_left = UNPROCESSED_REPEATS_MAX;
         loop {
-            let mut request = request.clone();
+            let Some(mut request) = build() else {
+                return Sent::failed(Outcome::Protocol, "the url can't be read", began);
+            };
             let connection = capture_connection(&mut request);
             match tokio::time::timeout_at(deadline, self.client.request(request)).await {
                 Ok(Ok(response)) => return self.judge(response, began, deadline).await,
@@ -400,7 +403,6 @@ impl Service<Uri> for Connector {
 }
 
 /// The envelope's chunks as a body of known length; the event's bytes are shared, never copied.
-#[derive(Clone)]
 pub(crate) struct EnvelopeBody {
     chunks: [Bytes; 3],
     next: usize,
