@@ -152,9 +152,7 @@ impl Claimer {
             return Ok(CLAIM_PAUSE);
         };
         let slots = deliverer.lanes.slots();
-        deliverer
-            .metrics
-            .circuits_open(deliverer.lanes.circuits_open());
+        deliverer.metrics.circuits_open(slots.circuits_open);
         let mut suspect = self.suspects.place();
         let claimed_at = Instant::now();
         let claim = self

@@ -81,6 +81,8 @@ pub(crate) struct Slots {
     pub(crate) known: Vec<(Arc<str>, Arc<str>, u32)>,
     /// Of each other one.
     pub(crate) unknown: u32,
+    /// Subscriptions whose circuit is open.
+    pub(crate) circuits_open: u64,
 }
 
 impl Lanes {
@@ -209,6 +211,8 @@ impl Lanes {
         // Shared out evenly; where there is less than one for each, another one comes first each time.
         let share = (free / doubtful.count().max(1)).max(1);
         let mut left = free;
+        let open = inner.lanes.values().filter(|lane| lane.circuit.is_open());
+        let circuits_open = open.count() as u64;
         let mut lanes: Vec<_> = inner.lanes.iter_mut().collect();
         if !lanes.is_empty() {
             let first = rand::random_range(0..lanes.len());
@@ -232,14 +236,8 @@ impl Lanes {
         Slots {
             known,
             unknown: u32::try_from(unknown).unwrap_or(u32::MAX),
+            circuits_open,
         }
-    }
-
-    /// Subscriptions whose circuit is open.
-    pub(crate) fn circuits_open(&self) -> u64 {
-        let inner = self.lock();
-        let open = inner.lanes.values().filter(|lane| lane.circuit.is_open());
-        open.count() as u64
     }
 
     fn leave(&self, place: &Place) {
@@ -572,7 +570,7 @@ mod tests {
         for _ in 0..SETTINGS.failures {
             claimed(lanes, endpoint).ended(endpoint, false);
         }
-        assert_eq!(lanes.circuits_open(), 1);
+        assert_eq!(lanes.slots().circuits_open, 1);
     }
 
     #[tokio::test]
@@ -599,12 +597,12 @@ mod tests {
         lanes.changed("env-1");
         assert_eq!(free(&lanes), [1]);
         assert!(!claimed(&lanes, &renamed).may_begin(&renamed));
-        assert_eq!((lanes.circuits_open(), free(&lanes)), (1, vec![0]));
+        assert_eq!((lanes.slots().circuits_open, free(&lanes)), (1, vec![0]));
 
         for other in [moved, resumed] {
             lanes.changed("env-1");
             assert!(claimed(&lanes, &other).may_begin(&other));
-            assert_eq!((lanes.circuits_open(), free(&lanes)), (0, vec![1]));
+            assert_eq!((lanes.slots().circuits_open, free(&lanes)), (0, vec![1]));
             open(&lanes, &endpoint);
         }
     }

@@ -76,7 +76,8 @@ const LEASE: &str = "\
         ON p.environment_id = l.environment_id AND p.payload_id = l.payload_id \
     ORDER BY l.nth";
 
-/// Served heads anew; suspects that had to wait, and those without a free place, are looked at again in a moment; those of subscriptions that aren't active are the sweep's to see to, and come back in case that
+/// Served heads anew; suspects that had to wait, and those without a free place, are looked at again in a moment; those
+/// of subscriptions that aren't active are the sweep's to see to, and come back in case that
 /// changed while this was read.
 const SET_HEADS: &str = "\
     UPDATE subscription_due h SET next_due = CASE WHEN NOT n.active THEN now() + '5 s' \

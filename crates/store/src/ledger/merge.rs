@@ -178,11 +178,6 @@ fn wait_or_end(waiting: Waiting, subscription: SubscriptionState) -> Place {
     }
 }
 
-/// What becomes of what was held for longer than it is kept.
-pub(crate) fn held_too_long(attempts: u32) -> Settled {
-    dead(DeadReason::HeldTooLong, attempts)
-}
-
 /// What becomes of what waits for a subscription that has ended.
 pub(crate) fn ended(gone: bool, attempts: u32) -> Settled {
     if gone {
@@ -205,7 +200,8 @@ fn delivered(attempts: u32, record: &Record) -> Settled {
     }
 }
 
-fn dead(reason: DeadReason, attempts: u32) -> Settled {
+/// What becomes of what is given up.
+pub(crate) fn dead(reason: DeadReason, attempts: u32) -> Settled {
     Settled {
         status: DeliveryStatus::Dead,
         reason: Some(reason),

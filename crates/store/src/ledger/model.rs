@@ -347,7 +347,7 @@ impl Model {
         let record = &pending.record;
         let id = record.delivery.request_id;
         let row = self.ledger.get(&id);
-        let before = row.map_or(Place::Unknown, |row| as_it_stands(row.place));
+        let before = row.map_or(Place::Unknown, |row| row.place);
         let after = merge(before, self.subscriptions[pending.hook], record);
         assert_ne!(after, Place::Unknown, "a record leaves something behind");
         let attempts = (attempts(before), attempts(after));
@@ -603,10 +603,6 @@ fn stored(place: Place) -> Place {
         }),
         Place::Unknown => Place::Unknown,
     }
-}
-
-fn as_it_stands(place: Place) -> Place {
-    stored(place)
 }
 
 fn attempts(place: Place) -> u32 {

@@ -1,6 +1,7 @@
 //! Settles what waited: row, attempts and payload move to history, and what is to be published in consequence goes into
 //! the outbox, all in the caller's transaction. Used by `commit` and by `sweep`.
 
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 use webhook::{DeadReason, DeliveryStatus};
 
@@ -162,14 +163,8 @@ pub(crate) async fn drop_rows<'a>(
     rows: &[(&'a str, Uuid, Uuid)],
 ) -> Result<(), StoreError> {
     for sql in [LOCK_ROWS, DROP] {
-        let statement = client.prepared(sql).await?;
-        let (environment_ids, request_ids): (Vec<&str>, Vec<Uuid>) =
-            rows.iter().map(|row| (row.0, row.1)).unzip();
-        pipeline.execute(
-            client,
-            statement,
-            vec![Box::new(environment_ids), Box::new(request_ids)],
-        );
+        let keys = rows.iter().map(|row| (row.0, row.1));
+        execute_keyed(pipeline, client, sql, keys).await?;
     }
     let used = rows.iter().map(|row| (row.0, row.2)).collect();
     move_used(pipeline, client, used).await
@@ -199,14 +194,28 @@ async fn move_used<'a>(
     used.sort_unstable();
     used.dedup();
     for sql in [LOCK_PAYLOADS, MOVE_PAYLOADS] {
-        let statement = client.prepared(sql).await?;
-        let (environment_ids, payload_ids): (Vec<&str>, Vec<Uuid>) = used.iter().copied().unzip();
-        pipeline.execute(
-            client,
-            statement,
-            vec![Box::new(environment_ids), Box::new(payload_ids)],
-        );
+        execute_keyed(pipeline, client, sql, used.iter().copied()).await?;
     }
+    Ok(())
+}
+
+/// A statement whose parameters are environments and what each of them has.
+async fn execute_keyed<'a, T>(
+    pipeline: &mut Pipeline<'a>,
+    client: &'a Checkout,
+    sql: &str,
+    keys: impl Iterator<Item = (&'a str, T)>,
+) -> Result<(), StoreError>
+where
+    Vec<T>: ToSql + Sync + Send + 'a,
+{
+    let statement = client.prepared(sql).await?;
+    let (environment_ids, others): (Vec<&str>, Vec<T>) = keys.unzip();
+    pipeline.execute(
+        client,
+        statement,
+        vec![Box::new(environment_ids), Box::new(others)],
+    );
     Ok(())
 }
 
@@ -296,12 +305,5 @@ pub(crate) async fn disable_gone<'a>(
     if webhooks.is_empty() {
         return Ok(());
     }
-    let statement = client.prepared(GONE).await?;
-    let (environment_ids, webhook_ids): (Vec<&str>, Vec<&str>) = webhooks.iter().copied().unzip();
-    pipeline.execute(
-        client,
-        statement,
-        vec![Box::new(environment_ids), Box::new(webhook_ids)],
-    );
-    Ok(())
+    execute_keyed(pipeline, client, GONE, webhooks.iter().copied()).await
 }

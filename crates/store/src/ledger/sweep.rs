@@ -1,6 +1,6 @@
 //! The standing sweep: brings what waits into line with its subscription's state. Held rows of active subscriptions are
-//! released, oldest first; what waits for a paused one is held, and dead when it was held too long; what waits for a disabled or removed one is cancelled,
-//! or dead where its receiver said 410.
+//! released, oldest first; what waits for a paused one is held, and dead when it was held too long; what waits for a
+//! disabled or removed one is cancelled, or dead where its receiver said 410.
 //!
 //! It goes by the heads' `next_sweep`, so it costs nothing where nothing is to be done. Each subscription is taken for a
 //! while, worked on in a transaction of its own, and looked at again if something may be left.
@@ -14,7 +14,7 @@ use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
 use crate::ledger::claim::REMOVE_HEADS;
 use crate::ledger::heads::{self, Look};
-use crate::ledger::merge::{Settled, SubscriptionState, ended, held_too_long};
+use crate::ledger::merge::{Settled, SubscriptionState, dead, ended};
 use crate::ledger::pipeline::Pipeline;
 use crate::ledger::settle::{self, Settling};
 use crate::ledger::standing::subscription_state;
@@ -219,7 +219,8 @@ async fn sweep_rows(
             let rows = client
                 .query(&expired, &[&key[0], &key[1], &seconds(held_max), &left])
                 .await?;
-            end(client, webhook, &rows, held_too_long).await?;
+            let expired = |attempts| dead(DeadReason::HeldTooLong, attempts);
+            end(client, webhook, &rows, expired).await?;
             swept.held_too_long = number(rows.len() as u64, limit);
         }
         SubscriptionState::Ended { gone } => {
