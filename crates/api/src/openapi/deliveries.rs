@@ -2,14 +2,14 @@
 
 use serde_json::{Value, json};
 use store::Role;
-use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder};
-use utoipa::openapi::{RefOr, Required, Schema, Type};
+use utoipa::openapi::{Schema, Type};
 use webhook::{DeadReason, DeliveryStatus, Outcome};
 
 use super::operation::{Description, describe};
 use super::schema::{
-    WEBHOOK_ID, data, format, instant, integer, named, nullable, object, one_of, text,
+    WEBHOOK_ID, data, format, instant, integer, named, nullable, one_of, text, whole,
 };
 use super::webhooks::ID;
 use crate::deliveries::{LIMIT, LIMIT_MAX};
@@ -30,13 +30,13 @@ pub(crate) fn list() -> Operation {
     let example = json!({"data": [shown()], "next": null});
     workbench("listDeliveries", "List a subscription's deliveries")
         .about("Newest first. New ones change no page that follows.")
-        .parameter(asked("status", "Only those that stand so.", status))
-        .parameter(asked(
+        .asks("status", "Only those that stand so.", status)
+        .asks(
             "before",
             "The `next` of the page before.",
             text().pattern(Some("^[0-9]{1,18}-[0-9a-f]{32}$")),
-        ))
-        .parameter(asked("limit", "Deliveries of a page.", limit))
+        )
+        .asks("limit", "Deliveries of a page.", limit)
         .answers_like(200, "A page of the log.", page, example)
         .problems(&["bad-query"])
         .done()
@@ -96,24 +96,6 @@ fn attempt() -> ObjectBuilder {
         ("error", error.into()),
         ("response", response.into()),
     ])
-}
-
-/// An object that has all of these.
-fn whole<const N: usize>(members: [(&str, RefOr<Schema>); N]) -> ObjectBuilder {
-    members
-        .into_iter()
-        .fold(object(), |object, (name, schema)| {
-            object.property(name, schema).required(name)
-        })
-}
-
-fn asked(name: &str, about: &str, schema: ObjectBuilder) -> ParameterBuilder {
-    ParameterBuilder::new()
-        .name(name)
-        .parameter_in(ParameterIn::Query)
-        .required(Required::False)
-        .description(Some(about))
-        .schema(Some(schema))
 }
 
 fn workbench(id: &str, summary: &str) -> Description {

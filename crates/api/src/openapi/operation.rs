@@ -2,10 +2,12 @@
 
 use serde_json::Value;
 use store::Role;
-use utoipa::openapi::path::{Operation, OperationBuilder, ParameterBuilder};
+use utoipa::openapi::path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn};
 use utoipa::openapi::request_body::RequestBodyBuilder;
 use utoipa::openapi::response::ResponseBuilder;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, Required, Schema, SecurityRequirement};
+use utoipa::openapi::{
+    ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Schema, SecurityRequirement,
+};
 
 use super::problems::status_of;
 use super::{BEARER, CLIENT_CREDENTIALS};
@@ -67,6 +69,18 @@ impl Description {
 
     pub(super) fn parameter(self, parameter: ParameterBuilder) -> Self {
         self.with(|operation| operation.parameter(parameter))
+    }
+
+    /// It reads this from the query, if it is there.
+    pub(super) fn asks(self, name: &str, about: &str, schema: ObjectBuilder) -> Self {
+        self.parameter(
+            ParameterBuilder::new()
+                .name(name)
+                .parameter_in(ParameterIn::Query)
+                .required(Required::False)
+                .description(Some(about))
+                .schema(Some(schema)),
+        )
     }
 
     /// It reads JSON, which must be there.

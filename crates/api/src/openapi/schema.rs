@@ -18,6 +18,15 @@ pub(super) fn closed_object() -> ObjectBuilder {
     object().additional_properties(Some(AdditionalProperties::<Schema>::FreeForm(false)))
 }
 
+/// An object that has all of these.
+pub(super) fn whole<const N: usize>(members: [(&str, RefOr<Schema>); N]) -> ObjectBuilder {
+    members
+        .into_iter()
+        .fold(object(), |object, (name, schema)| {
+            object.property(name, schema).required(name)
+        })
+}
+
 pub(super) fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)
 }

@@ -4,10 +4,10 @@ use serde_json::{Value, json};
 use store::Role;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::link::LinkBuilder;
-use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder};
-use utoipa::openapi::{ObjectBuilder, RefOr, Required, Schema, Type};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use webhook::{
     HEADER_NAME_BYTES_MAX, HEADER_PREFIXES_RESERVED, HEADER_VALUE_BYTES_MAX, HEADERS_MAX,
     HEADERS_RESERVED, MATCH_ID_BYTES_MAX, Method, Outcome, Status, TYPE_BYTES_MAX, TYPES_MAX,
@@ -17,7 +17,7 @@ use webhook::{
 use super::operation::{Description, describe, json_response};
 use super::schema::{
     WEBHOOK_ID, closed_object, data, format, instant, integer, named, null, nullable, object,
-    one_of, text,
+    one_of, text, whole,
 };
 use crate::subscription_body::NAME_BYTES_MAX;
 
@@ -42,12 +42,7 @@ pub(crate) fn create() -> Operation {
             .parameter("id", "$response.body#/data/id");
         made = made.link(operation, link.build());
     }
-    let asked = closed_object()
-        .property("types", types())
-        .property("url", url())
-        .property("headers", headers())
-        .property("name", name())
-        .property("method", method_or_null())
+    let asked = changeable()
         .property("cardTemplateId", match_id("card"))
         .property("actionFlowConfigId", match_id("flow"))
         .required("types")
@@ -82,18 +77,12 @@ pub(crate) fn show() -> Operation {
 }
 
 pub(crate) fn change() -> Operation {
-    let asked = closed_object()
-        .property("types", types())
-        .property("url", url())
-        .property("headers", headers())
-        .property("name", name())
-        .property("method", method_or_null())
-        .property(
-            "status",
-            one_of([Status::Active, Status::Paused].map(Status::as_str)).description(Some(
-                "`active` resumes, or enables what was disabled; `paused` pauses.",
-            )),
-        );
+    let asked = changeable().property(
+        "status",
+        one_of([Status::Active, Status::Paused].map(Status::as_str)).description(Some(
+            "`active` resumes, or enables what was disabled; `paused` pauses.",
+        )),
+    );
     workbench("changeWebhook", "Change a subscription")
         .about("By a merge patch (RFC 7396): what isn't named stays, null removes. Card and flow can't be changed.")
         .takes_patch(
@@ -109,19 +98,16 @@ pub(crate) fn change() -> Operation {
 }
 
 pub(crate) fn remove() -> Operation {
-    let permanently = ParameterBuilder::new()
-        .name("permanently")
-        .parameter_in(ParameterIn::Query)
-        .required(Required::False)
-        .description(Some("Removes it; it must be disabled already."))
-        .schema(Some(
-            ObjectBuilder::new()
-                .schema_type(Type::Boolean)
-                .default(Some(false.into())),
-        ));
+    let permanently = ObjectBuilder::new()
+        .schema_type(Type::Boolean)
+        .default(Some(false.into()));
     workbench("disableWebhook", "Disable or remove a subscription")
         .about("Disabled, it gets no new deliveries, and those that waited are cancelled; a change of its status enables it again.")
-        .parameter(permanently)
+        .asks(
+            "permanently",
+            "Removes it; it must be disabled already.",
+            permanently,
+        )
         .answers_like(200, "The subscription, disabled.", data(named("Webhook")), disabled())
         .responds(204, ResponseBuilder::new().description("It is gone."))
         .problems(&["bad-query", "conflict"])
@@ -152,15 +138,13 @@ pub(crate) fn test() -> Operation {
         .description(Some("The response's status, if there was a response."));
     let response =
         nullable(text(), Type::String).description(Some("The start of the response's body."));
-    let tested = object()
-        .property("requestId", format(text(), "uuid"))
-        .property("outcome", one_of(Outcome::ALL.map(Outcome::as_str)))
-        .property("status", status)
-        .property("durationMs", integer().minimum(Some(0)))
-        .property("response", response);
-    let tested = ["requestId", "outcome", "status", "durationMs", "response"]
-        .into_iter()
-        .fold(tested, ObjectBuilder::required);
+    let tested = whole([
+        ("requestId", format(text(), "uuid").into()),
+        ("outcome", one_of(Outcome::ALL.map(Outcome::as_str)).into()),
+        ("status", status.into()),
+        ("durationMs", integer().minimum(Some(0)).into()),
+        ("response", response.into()),
+    ]);
     let example = json!({"data": {"requestId": "b0ac9bd3-9094-5dbd-8fd3-1c0dcb1d44cd", "outcome": "http_status", "status": 500, "durationMs": 12, "response": "no"}});
     workbench("testWebhook", "Test a subscription")
         .about("One attempt with an example event, now, also while it is paused. A receiver that fails is an outcome, not an error.")
@@ -212,17 +196,23 @@ pub(super) fn schema() -> Schema {
         ("created", instant().into()),
         ("updated", instant().into()),
     ];
-    members
-        .into_iter()
-        .fold(object(), |object, (name, schema)| {
-            object.property(name, schema).required(name)
-        })
+    whole(members)
         .description(Some("A subscription, secrets and header values included."))
         .into()
 }
 
 fn workbench(id: &str, summary: &str) -> Description {
     describe(id, "Webhooks", summary).role(Role::Workbench)
+}
+
+/// What may be said at the creation and changed later.
+fn changeable() -> ObjectBuilder {
+    closed_object()
+        .property("types", types())
+        .property("url", url())
+        .property("headers", headers())
+        .property("name", name())
+        .property("method", method_or_null())
 }
 
 fn types() -> ArrayBuilder {
