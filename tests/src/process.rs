@@ -8,7 +8,7 @@ use std::fs;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ pub use rustix::process::Signal;
 use rustix::process::{
     Pid, Resource, Rlimit, getrlimit, kill_process, kill_process_group, prlimit,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::wait::wait_until;
 
@@ -234,6 +235,20 @@ fn children_of(parent: u32) -> Vec<Pid> {
 fn field(status: &str, name: &str) -> Option<u32> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+/// Waits for SIGTERM or SIGINT, and tells the exit code of who ends by it.
+pub async fn interrupted() -> ExitCode {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => ExitCode::from(128 + 15),
+        _ = interrupt.recv() => ExitCode::from(128 + 2),
+    }
 }
 
 /// A new folder directly under the system's temporary folder, only ours to read; a [`Watchdog`] removes it.

@@ -102,15 +102,7 @@ async fn each_route_is_open_to_its_role_and_environment_alone() {
 #[tokio::test]
 async fn a_deleted_credentials_token_ends_within_a_second() {
     let t = Tenant::new("api_deleted").await;
-    let made = t
-        .post(
-            &t.auth,
-            "/v1/env-1/credentials",
-            json!({"role": "workbench"}),
-        )
-        .await
-        .json()["data"]
-        .clone();
+    let made = t.made_credential("workbench").await;
     let short = token(&t.base, &made).await;
     assert_eq!(
         t.send(&short, Method::GET, "/v1/env-1/webhook", "")

@@ -170,15 +170,7 @@ async fn commands_log(t: &Tenant, needles: &mut Needles) -> String {
         "auth",
     ];
     let made = Postrider::run(&arguments, &environment).await;
-    let by_api = t
-        .post(
-            &t.auth,
-            "/v1/env-1/credentials",
-            json!({"role": "workbench"}),
-        )
-        .await
-        .json()["data"]
-        .clone();
+    let by_api = t.made_credential("workbench").await;
     for credential in [serde_json::from_str(&made.stdout).unwrap(), by_api] {
         let secret = credential["clientSecret"].as_str().unwrap();
         needles.secret.push(Needle::new("client secret", secret));

@@ -74,6 +74,11 @@ impl Tenant {
 
     /// By the API.
     pub(super) async fn made_token(&self, role: &str) -> String {
+        token(&self.base, &self.made_credential(role).await).await
+    }
+
+    /// The same, as it is told once.
+    pub(super) async fn made_credential(&self, role: &str) -> Value {
         let made = self
             .post(&self.auth, "/v1/env-1/credentials", json!({"role": role}))
             .await;
@@ -83,7 +88,7 @@ impl Tenant {
             "{}",
             made.text()
         );
-        token(&self.base, &made.json()["data"]).await
+        made.json()["data"].clone()
     }
 
     pub(super) async fn send(&self, token: &str, method: Method, path: &str, body: &str) -> Answer {

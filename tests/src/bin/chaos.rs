@@ -25,9 +25,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail, ensure};
+use tests::process::interrupted;
 use tests::publish::Broker;
 use tests::servers::{Postgres, RabbitMq, connect};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -85,6 +85,7 @@ async fn main() -> ExitCode {
         tokio::select! {
             ended = running.join_next() => Ok(ended),
             code = interrupted() => {
+                eprintln!("chaos: interrupted; ending what was started");
                 running.shutdown().await;
                 Err(code)
             }
@@ -321,19 +322,4 @@ fn folder_of_logs(seed: u64) -> anyhow::Result<PathBuf> {
 #[expect(clippy::print_stdout, reason = "the result is this program's output")]
 fn print(text: &str) {
     println!("{text}");
-}
-
-async fn interrupted() -> ExitCode {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return std::future::pending().await;
-    };
-    let number = tokio::select! {
-        _ = terminate.recv() => 15,
-        _ = interrupt.recv() => 2,
-    };
-    eprintln!("chaos: interrupted; ending what was started");
-    ExitCode::from(128 + number)
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tests::process::Watchdog;
+use tests::process::{Watchdog, interrupted};
 use tests::servers::{AMQP_URL, MANAGEMENT_URL, POSTGRES_URL, Postgres, RabbitMq, Servers};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -46,6 +46,7 @@ async fn main() -> ExitCode {
     // A signal during the start ends it there and then.
     let started = tokio::select! {
         started = start(docker) => started,
+        // The command hasn't begun.
         code = interrupted() => return code,
     };
     let (servers, running) = match started {
@@ -149,19 +150,5 @@ async fn forward_signals(command: Pid) -> Infallible {
         }
         // It may have ended by itself at this moment.
         kill_process(command, which).ok();
-    }
-}
-
-/// Waits for a signal that ends us before the command has begun.
-async fn interrupted() -> ExitCode {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => ExitCode::from(128 + 15),
-        _ = interrupt.recv() => ExitCode::from(128 + 2),
     }
 }
