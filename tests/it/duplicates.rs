@@ -1,10 +1,13 @@
 //! The same event twice, the same message twice: recognisable always, sent again as rarely as can be.
 
+use std::time::Duration;
+
 use tests::postrider::Postrider;
 use tests::proxy::Proxy;
 use tests::receiver::Reply;
 use tests::servers::Servers;
 use tests::wait::wait_until;
+use tokio::time::sleep;
 use webhook::DeliveryStatus;
 
 use crate::world::{ENV, EVENTS, EXCHANGE, SOON, World, message, request_id};
@@ -19,7 +22,7 @@ async fn a_producers_duplicate_joins_the_attempt_that_is_under_way() {
     let webhook_id = world.subscribe("/hook").await;
     world.receiver.script(
         "/hook",
-        [Reply::status(200).delay(std::time::Duration::from_millis(500))],
+        [Reply::status(200).delay(Duration::from_millis(500))],
     );
     let mut worker = world.worker().await;
 
@@ -149,7 +152,7 @@ async fn a_message_that_comes_again_after_its_commit_is_acked_at_once_and_not_se
     let through_proxy = proxy.instead_in(&world.stage.amqp_url);
     world.receiver.script(
         "/hook",
-        [Reply::status(200).delay(std::time::Duration::from_millis(300))],
+        [Reply::status(200).delay(Duration::from_millis(300))],
     );
     let mut first = world
         .worker_with(&[("POSTRIDER__AMQP__URL", &through_proxy)])
@@ -178,6 +181,33 @@ async fn a_message_that_comes_again_after_its_commit_is_acked_at_once_and_not_se
         .await;
     second.wait_logged("stands in the ledger", SOON).await;
     world.stop_with_all_acked(&mut second).await;
+    assert_eq!(world.receiver.count("/hook"), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_came_while_the_worker_was_frozen_counts() {
+    let world = World::new("answer_while_frozen").await;
+    let webhook_id = world.subscribe("/hook").await;
+    let answered_after = Duration::from_millis(300);
+    world
+        .receiver
+        .script("/hook", [Reply::status(200).delay(answered_after)]);
+    let limit = Duration::from_secs(1);
+    let mut worker = world
+        .worker_with(&[("POSTRIDER__DELIVERY__TIMEOUT", "1s")])
+        .await;
+    world.publish("card-published", "ev-1").await;
+    world.receiver.wait_for(1, "/hook", SOON).await;
+
+    worker.freeze();
+    // The freeze itself: until the attempt's whole time is over.
+    sleep(limit + answered_after).await;
+    worker.thaw();
+
+    world
+        .wait_status(request_id(&webhook_id, "ev-1"), DeliveryStatus::Delivered)
+        .await;
+    world.stop_with_all_acked(&mut worker).await;
     assert_eq!(world.receiver.count("/hook"), 1);
 }
 

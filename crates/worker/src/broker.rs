@@ -1,9 +1,8 @@
-//! Connections to RabbitMQ: one way to make them, one way to wait between tries. Reconnecting is ours (lapin's own
-//! recovery is off): whoever meets an error drops its connection, waits as `pauses` says, and begins anew.
+//! Connections to RabbitMQ: one way to make them. Reconnecting is ours (lapin's own recovery is off): whoever meets an
+//! error drops its connection, waits as `pauses::reconnect` says, and begins anew.
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use lapin::tcp::OwnedTLSConfig;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionBuilder, ConnectionProperties, DefaultConnectionBuilder};
@@ -76,17 +75,4 @@ pub(crate) async fn answered<T, E: Into<ConnectError>>(
         Ok(answer) => answer.map_err(Into::into),
         Err(_) => Err(ConnectError::TimedOut),
     }
-}
-
-/// An endless iterator of waits.
-pub(crate) type Pauses = ExponentialBackoff;
-
-/// Waits between tries: 200 ms doubling to 10 s, each with a random part, for ever.
-pub(crate) fn pauses() -> Pauses {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(200))
-        .with_max_delay(Duration::from_secs(10))
-        .with_jitter()
-        .without_max_times()
-        .build()
 }

@@ -9,9 +9,9 @@ use store::{ClaimLimits, Claimed, Store};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
-use crate::broker::pauses;
 use crate::deliver::Deliverer;
 use crate::endpoint::Endpoint;
+use crate::pauses;
 use crate::subscriptions::{Subscriptions, distinct};
 
 /// Rows of one claim, and the bytes of their bodies.
@@ -118,7 +118,7 @@ impl Claimer {
     /// Claims until the worker stops.
     pub(crate) async fn run(self) {
         let mut latest = Instant::now();
-        let mut waits = pauses();
+        let mut waits = pauses::reconnect();
         loop {
             tokio::select! {
                 biased;
@@ -128,7 +128,7 @@ impl Claimer {
             }
             match self.claim().await {
                 Ok(pause) => {
-                    waits = pauses();
+                    waits = pauses::reconnect();
                     latest = Instant::now() + pause;
                     tokio::time::sleep(pause.min(CLAIM_PAUSE)).await;
                 }

@@ -1,10 +1,11 @@
 //! One queue: connect, declare, consume, ack; and on any error or end of the stream drop the connection, back off, and
 //! begin anew, for as long as it takes. A settle that comes for a channel that is gone is dropped, never carried over.
 //!
-//! A consumer starts with prefetch 1 and widens at once after a message that wasn't redelivered three times. While all
+//! A process starts with prefetch 1 and widens at once after a message that wasn't redelivered three times. While all
 //! that come were, it widens twofold for each windowful that was settled: in a crash loop the message that kills the
 //! process is soon alone in the window, so that only it climbs to the broker's delivery limit; and a window that was
-//! redelivered because the broker was cut off three times is not taken one by one for hours.
+//! redelivered because the broker was cut off three times is not taken one by one for hours. A connection that ends
+//! under a living process halves the prefetch only, for the same reason.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,10 +24,11 @@ use tokio_util::task::TaskTracker;
 use webhook::NoEventReason;
 
 use crate::ack::AckWindow;
-use crate::broker::{ConnectError, Pauses, answered, connect, pauses};
+use crate::broker::{ConnectError, answered, connect};
 use crate::dead_letter::DeadLetters;
 use crate::ingest::{Incoming, Ingest};
 use crate::message::{Hold, Verdict, Verdicts};
+use crate::pauses::{self, Pauses};
 use crate::readiness::{Part, Readiness};
 use crate::run::Stop;
 use crate::settings::AmqpSettings;
@@ -71,10 +73,11 @@ impl QueueConsumer {
     /// Consumes until the worker stops and what it holds is settled or given up. Returns how many messages were left
     /// to the broker.
     pub(crate) async fn run(self) -> u64 {
-        let mut waits = pauses();
+        let mut waits = pauses::reconnect();
+        let mut prefetch = 1;
         loop {
             self.not_consumed("connecting");
-            let error = match self.session(&mut waits).await {
+            let error = match self.session(&mut waits, &mut prefetch).await {
                 Ok(left) => return left,
                 Err(error) => error,
             };
@@ -96,11 +99,12 @@ impl QueueConsumer {
         self.readiness.not_ready(Part::queue(&self.queue), sentence);
     }
 
-    /// One connection from its making to its end. `Ok` only after a stop.
-    async fn session(&self, waits: &mut Pauses) -> Result<u64, ConnectError> {
+    /// One connection from its making to its end, begun with `prefetch`, which then is what to begin the next one with.
+    /// `Ok` only after a stop.
+    async fn session(&self, waits: &mut Pauses, prefetch: &mut u16) -> Result<u64, ConnectError> {
         // May be cancelled: nothing was taken in yet, and what is dropped half made is the broker's to clean up.
         let (connection, channel, consumer) = tokio::select! {
-            begun = self.begin() => begun?,
+            begun = self.begin(*prefetch) => begun?,
             () = self.stop.intake.cancelled() => return Ok(0),
         };
         self.readiness.ready(&Part::queue(&self.queue));
@@ -112,27 +116,29 @@ impl QueueConsumer {
             window: AckWindow::new(self.settings.prefetch),
             verdicts,
             heard,
-            prefetch: 1,
+            prefetch: *prefetch,
             settled: 0,
             last_chances: HashSet::new(),
             left: 0,
         };
 
-        *waits = pauses();
-        self.take_in(&mut session).await?;
+        *waits = pauses::reconnect();
+        let taken_in = self.take_in(&mut session).await;
+        *prefetch = (session.prefetch / 2).max(1);
+        taken_in?;
         let left = self.drain(&mut session).await?;
         // At best a courtesy: what isn't acked is the broker's either way.
         drop(tokio::time::timeout(CLOSE_LIMIT, connection.close(200, "bye".into())).await);
         Ok(left)
     }
 
-    async fn begin(&self) -> Result<(Connection, Channel, Consumer), ConnectError> {
+    async fn begin(&self, prefetch: u16) -> Result<(Connection, Channel, Consumer), ConnectError> {
         let name = format!("postrider worker {}", self.queue);
         let connection = connect(&self.settings, &name).await?;
         let (channel, consumer) = answered(async {
             let channel = connection.create_channel().await?;
             topology::ensure(&channel, &self.settings).await?;
-            let consumer = self.consume(&channel, 1).await?;
+            let consumer = self.consume(&channel, prefetch).await?;
             Ok::<_, lapin::Error>((channel, consumer))
         })
         .await?;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use webhook::NoEventReason;
 
-use crate::broker::pauses;
 use crate::message::Hold;
 use crate::metrics::Metrics;
+use crate::pauses;
 use crate::publisher::{Publication, Publisher};
 use crate::topology::{DEAD_EVENTS_KEY, DEAD_EXCHANGE};
 
@@ -34,7 +34,7 @@ impl DeadLetters {
             ],
             body: hold.body(),
         };
-        let mut waits = pauses();
+        let mut waits = pauses::reconnect();
         loop {
             match self.publisher.publish(&publication).await {
                 Ok(()) => break,

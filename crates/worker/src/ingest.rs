@@ -13,12 +13,12 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use webhook::{Event, RequestId, decode_event};
 
-use crate::broker::pauses;
 use crate::dead_letter::DeadLetters;
 use crate::deliver::Deliverer;
 use crate::endpoint::Endpoint;
 use crate::message::Hold;
 use crate::metrics::{EventOutcome, Metrics};
+use crate::pauses;
 use crate::subscriptions::{Environment, Subscriptions};
 
 /// The part of a redelivered message's wait above `delivery.handoff_after`: by then a living worker has handed it off.
@@ -165,7 +165,7 @@ impl Ingest {
     where
         F: Future<Output = Result<T, StoreError>>,
     {
-        let mut waits = pauses();
+        let mut waits = pauses::reconnect();
         loop {
             match ask().await {
                 Ok(answer) => return Some(answer),

@@ -20,6 +20,7 @@ mod lane;
 mod message;
 pub mod metrics;
 mod outbox;
+mod pauses;
 mod publisher;
 mod readiness;
 mod run;

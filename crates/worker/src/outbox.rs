@@ -9,7 +9,7 @@ use store::{OutboxKind, OutboxMessage, Store, StoreError};
 use tokio::sync::Notify;
 use webhook::Envelope;
 
-use crate::broker::pauses;
+use crate::pauses;
 use crate::publisher::{Publication, PublishError, Publisher};
 use crate::topology::{DEAD_DELIVERIES_KEY, DEAD_EXCHANGE, NOTICES_EXCHANGE};
 
@@ -31,15 +31,15 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Publishes for ever.
     pub(crate) async fn run(self) {
-        let mut waits = pauses();
+        let mut waits = pauses::reconnect();
         loop {
             match self.publish_batch().await {
                 Ok(0) => {
-                    waits = pauses();
+                    waits = pauses::reconnect();
                     // Either will do: told, or the time has come to see what other workers left.
                     drop(tokio::time::timeout(IDLE_PAUSE, self.filled.notified()).await);
                 }
-                Ok(_) => waits = pauses(),
+                Ok(_) => waits = pauses::reconnect(),
                 Err(error) => {
                     tracing::warn!(%error, "the outbox can't be emptied; trying again");
                     tokio::time::sleep(waits.next().unwrap_or(IDLE_PAUSE)).await;

@@ -8,7 +8,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{Notify, watch};
 
-use crate::broker::{answered, connect, pauses};
+use crate::broker::{answered, connect};
+use crate::pauses;
 use crate::settings::AmqpSettings;
 use crate::topology;
 
@@ -92,10 +93,10 @@ impl Publisher {
 
     /// Keeps a connection, for ever.
     pub(crate) async fn keep(&self, settings: &AmqpSettings) {
-        let mut waits = pauses();
+        let mut waits = pauses::reconnect();
         loop {
             match self.session(settings).await {
-                Ok(()) => waits = pauses(),
+                Ok(()) => waits = pauses::reconnect(),
                 Err(error) => tracing::debug!(%error, "no connection for publishing"),
             }
             self.channel.send_replace(None);

@@ -11,7 +11,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::pauses;
 use crate::claim::{Claimer, DueSignal, Suspects};
 use crate::commit::{Committer, Gate};
 use crate::consume::QueueConsumer;
@@ -22,6 +21,7 @@ use crate::ingest::Ingest;
 use crate::lane::Lanes;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::pauses;
 use crate::publisher::Publisher;
 use crate::readiness::{Part, Readiness};
 use crate::send::{Sender, SenderError};
@@ -104,7 +104,7 @@ pub async fn run(
 
 /// Waits for a schema that this version can use, then sees whether all keys are there.
 async fn ledger_is_usable(store: &Store, readiness: &Readiness) -> Result<(), RunError> {
-    let mut waits = pauses();
+    let mut waits = pauses::reconnect();
     loop {
         let reason = match store.schema_state().await {
             Ok(SchemaState::Current) => break,
