@@ -54,7 +54,7 @@ pub(crate) async fn publish(
     }
 }
 
-fn messages(
+pub(crate) fn messages(
     environment_id: &str,
     body: &[u8],
     message_bytes_max: usize,
@@ -65,7 +65,11 @@ fn messages(
     };
     let posted: Posted<'_> =
         serde_json::from_slice(body).map_err(|error| match error.classify() {
-            serde_json::error::Category::Data => wrong(),
+            // Said at the first wrong member; what comes after it may be no JSON.
+            serde_json::error::Category::Data => match serde_json::from_slice::<&RawValue>(body) {
+                Ok(_) => wrong(),
+                Err(error) => Problem::not_json(error.to_string()),
+            },
             _ => Problem::not_json(error.to_string()),
         })?;
     // Serde takes a list of the members for the object.
@@ -124,5 +128,31 @@ fn fault(root: &str, error: &NoEvent) -> Fault {
             error.detail.clone(),
         ),
         None => Fault::new(root, error.detail.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_json_is_not_json_whatever_is_wrong_before_it() {
+        let name = |body: &str| {
+            messages("env-1", body.as_bytes(), 1 << 20)
+                .unwrap_err()
+                .name
+        };
+        for body in [
+            "{}]",
+            r#"{"more":1"#,
+            r#"{"data":1,"data":2"#,
+            "[1]]",
+            "7 7",
+        ] {
+            assert_eq!(name(body), "not-json", "{body}");
+        }
+        for body in ["{}", r#"{"more":1}"#, r#"{"data":1,"data":2}"#, "[1]", "7"] {
+            assert_eq!(name(body), "invalid", "{body}");
+        }
     }
 }
