@@ -43,4 +43,4 @@ pub use subscription_check::{
     check_types, escape_pointer,
 };
 pub use subscription_index::SubscriptionIndex;
-pub use url_check::{URL_BYTES_MAX, check_url, url_literal_address};
+pub use url_check::{URL_BYTES_MAX, check_url, request_uri, url_literal_address};

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use http::Uri;
 use url::{Host, Url};
 
 use crate::subscription_check::Fault;
@@ -11,7 +12,7 @@ use crate::subscription_check::Fault;
 pub const URL_BYTES_MAX: usize = 2048;
 
 /// Checks `url`: http (unless `require_https`) or https, a host, no userinfo, no control characters anywhere, at most
-/// 2,048 bytes. It is read as the WHATWG URL standard reads it, so requests must be made by that reading too.
+/// 2,048 bytes, and nothing that [`request_uri`] can't make a request of. It is read as the WHATWG URL standard reads it, so requests must be made by that reading too.
 pub fn check_url(url: &str, require_https: bool) -> Vec<Fault> {
     let mut details: Vec<String> = Vec::new();
     if url.len() > URL_BYTES_MAX {
@@ -33,12 +34,28 @@ pub fn check_url(url: &str, require_https: bool) -> Vec<Fault> {
             if parsed.has_authority() && has_userinfo(url) {
                 details.push("must have no user name and no password".into());
             }
+            // The URL standard lets a host have braces and the like, HTTP doesn't.
+            if matches!(parsed.scheme(), "http" | "https") && request_uri(url).is_none() {
+                details.push("must have a host that an http request can name".into());
+            }
         }
     }
     details
         .into_iter()
         .map(|detail| Fault::new("#/url", detail))
         .collect()
+}
+
+/// Where a subscription's requests go: read once by the WHATWG's rules, so that every spelling of an address becomes that
+/// address, and to be used in this form only. A fragment is never sent. None if it isn't http or https, or if HTTP can't
+/// name its host.
+pub fn request_uri(url: &str) -> Option<Uri> {
+    let mut url = Url::parse(url).ok()?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return None;
+    }
+    url.set_fragment(None);
+    url.as_str().parse().ok()
 }
 
 /// The address, if the URL's host is one, in any spelling that the WHATWG URL standard reads as one (`http://0x7f.1/`).
@@ -115,6 +132,26 @@ mod tests {
     }
 
     #[test]
+    fn a_host_that_no_request_can_name_is_a_fault() {
+        for url in [
+            "https://example{}.com/",
+            "https://a\"b/",
+            "https://example.com`/",
+        ] {
+            assert_eq!(request_uri(url), None, "{url}");
+            assert_eq!(check_url(url, true).len(), 1, "{url}");
+        }
+        for url in [
+            "https://receiver/hook",
+            "https://a_b.example/",
+            "https://example.com/{id}?a=\"b\"|^`",
+        ] {
+            assert!(request_uri(url).is_some(), "{url}");
+            assert_eq!(check_url(url, true), [], "{url}");
+        }
+    }
+
+    #[test]
     fn a_literal_address_is_found_in_every_spelling() {
         for url in [
             "http://127.0.0.1/",
@@ -138,7 +175,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_judged_without_a_panic(text in any::<String>()) {
-            prop_assert!(check_url(&text, true).len() <= 4);
+            prop_assert!(check_url(&text, true).len() <= 5);
         }
     }
 }
