@@ -19,6 +19,7 @@ mod ledger;
 mod matching;
 mod no_event;
 mod operation;
+mod others;
 mod pause;
 mod poison;
 mod request;

@@ -142,10 +142,17 @@ mod tests {
             assert_eq!(check_url(url, true).len(), 1, "{url}");
         }
         for url in [
-            "https://receiver/hook",
             "https://a_b.example/",
             "https://example.com/{id}?a=\"b\"|^`",
         ] {
+            assert!(request_uri(url).is_some(), "{url}");
+            assert_eq!(check_url(url, true), [], "{url}");
+        }
+    }
+
+    #[test]
+    fn a_hosts_name_needs_no_dot() {
+        for url in ["https://receiver/hook", "https://localhost:8443/"] {
             assert!(request_uri(url).is_some(), "{url}");
             assert_eq!(check_url(url, true), [], "{url}");
         }
