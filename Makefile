@@ -3,7 +3,9 @@
 CARGO ?= cargo
 WITH_SERVERS = target/debug/with-servers
 
-.PHONY: help demo test chaos isolation lint fmt deny clean
+SECONDS ?= 60
+
+.PHONY: help demo test chaos isolation fuzz lint fmt deny clean
 .DEFAULT_GOAL := help
 
 help: ## What there is
@@ -29,6 +31,9 @@ isolation: ## How long healthy endpoints wait beside bad ones, measured in one r
 	$(CARGO) build --locked --release --package postrider --package tests --bins
 	@POSTRIDER_TEST_ISOLATION=whole target/release/with-servers -- $(CARGO) test --locked --release --package tests \
 		--test it isolation -- --nocapture --test-threads 1
+
+fuzz: ## What reads strangers' bytes, SECONDS=60 a target; TARGETS="url message"
+	@scripts/fuzz $(SECONDS) $(TARGETS)
 
 lint: ## Format, clippy, docs, dependencies; warnings are errors
 	$(CARGO) fmt --check

@@ -16,10 +16,10 @@ pub(crate) const LIMIT_MAX: u32 = 100;
 
 /// What the query asks for.
 #[derive(Debug, Default, PartialEq)]
-struct Wanted {
-    status: Option<DeliveryStatus>,
-    before: Option<LogCursor>,
-    limit: Option<u32>,
+pub(crate) struct Wanted {
+    pub(crate) status: Option<DeliveryStatus>,
+    pub(crate) before: Option<LogCursor>,
+    pub(crate) limit: Option<u32>,
 }
 
 /// `GET /v1/{env}/webhook/{id}/deliveries`.
@@ -88,7 +88,7 @@ fn show_attempt(attempt: &AttemptView) -> Value {
 }
 
 /// Each of `status`, `before` and `limit` at most once; what else is in the query is let be.
-fn read(query: &str) -> Result<Wanted, Problem> {
+pub(crate) fn read(query: &str) -> Result<Wanted, Problem> {
     let mut wanted = Wanted::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         let twice = match &*name {
@@ -121,7 +121,7 @@ fn read_limit(value: &str) -> Result<u32, Problem> {
 }
 
 /// Opaque to others: microseconds since 1970, and the requestId.
-fn cursor(at: LogCursor) -> String {
+pub(crate) fn cursor(at: LogCursor) -> String {
     let micros = at.created.unix_timestamp_nanos() / 1000;
     format!("{micros}-{}", at.request_id.0.simple())
 }

@@ -11,6 +11,8 @@ mod credentials;
 mod deliveries;
 mod docs_page;
 mod events;
+#[doc(hidden)]
+pub mod fuzz;
 mod jwks;
 mod jwks_file;
 mod names;

@@ -28,10 +28,10 @@ pub(crate) struct TokenLimits(DefaultKeyedRateLimiter<String>);
 
 /// What was sent, wherever it stood.
 #[derive(Debug, Default)]
-struct Asked {
-    grant_type: Option<String>,
-    client_id: Option<String>,
-    client_secret: Option<String>,
+pub(crate) struct Asked {
+    pub(crate) grant_type: Option<String>,
+    pub(crate) client_id: Option<String>,
+    pub(crate) client_secret: Option<String>,
 }
 
 impl Asked {
@@ -54,7 +54,7 @@ impl Asked {
 }
 
 /// An error of RFC 6749, section 5.2.
-struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     error: &'static str,
     description: &'static str,
@@ -202,7 +202,7 @@ async fn grant(
     })
 }
 
-fn read(headers: &HeaderMap, query: &str, body: &[u8]) -> Result<Asked, Refusal> {
+pub(crate) fn read(headers: &HeaderMap, query: &str, body: &[u8]) -> Result<Asked, Refusal> {
     let mut asked = Asked::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if name == "client_secret" {

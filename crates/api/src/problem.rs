@@ -15,7 +15,7 @@ pub struct Problem {
     pub(crate) name: &'static str,
     title: &'static str,
     detail: String,
-    faults: Vec<Fault>,
+    pub(crate) faults: Vec<Fault>,
     pub(crate) header: Option<(&'static str, &'static str)>,
 }
 

@@ -134,8 +134,7 @@ impl Dialer {
     }
 
     async fn addresses(&self, host: &str, deadline: Instant) -> Result<Vec<IpAddr>, DialError> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        if let Ok(literal) = bare.parse::<IpAddr>() {
+        if let Some(literal) = literal_address(host) {
             return Ok(vec![literal]);
         }
         let Some(resolver) = &self.resolver else {
@@ -226,6 +225,12 @@ impl Service<Uri> for Dialer {
     fn call(&mut self, uri: Uri) -> Self::Future {
         Box::pin(self.clone().dial(uri))
     }
+}
+
+/// The address, if the host of a URI is one rather than a name.
+pub(crate) fn literal_address(host: &str) -> Option<IpAddr> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare.parse().ok()
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ mod dead_letter;
 mod deliver;
 mod dial;
 mod endpoint;
+#[doc(hidden)]
+pub mod fuzz;
 mod in_flight;
 mod ingest;
 mod lane;
