@@ -18,6 +18,7 @@ demo: ## The whole path on real servers, in a minute; KEEP=1 leaves it running
 
 test: ## Everything: unit, property, and integration tests on real servers
 	@scripts/prepare-servers
+	@scripts/install-prometheus
 	$(CARGO) build --locked --workspace --all-targets
 	@$(WITH_SERVERS) -- scripts/test
 

@@ -10,6 +10,7 @@
 mod api;
 mod chaos;
 mod circuit;
+mod docs;
 mod duplicates;
 mod faults;
 mod hostile;
@@ -17,6 +18,7 @@ mod isolation;
 mod kit;
 mod ledger;
 mod matching;
+mod metrics;
 mod no_event;
 mod operation;
 mod others;

@@ -216,40 +216,6 @@ async fn keys_are_changed_without_a_stop_and_a_missing_one_is_refused() {
 }
 
 #[tokio::test]
-async fn every_series_is_there_from_the_start() {
-    let world = World::new("metrics").await;
-    let worker = world.worker().await;
-
-    let text = worker.metrics().await;
-
-    for (name, _) in worker::metrics::DESCRIPTIONS {
-        assert!(
-            text.contains(&format!("# HELP {name} ")),
-            "{name} has no help"
-        );
-        assert!(
-            text.lines().any(|line| line.starts_with(name)),
-            "{name} has no series"
-        );
-    }
-    for series in [
-        r#"postrider_events_consumed_total{outcome="unmatched"} 0"#,
-        r#"postrider_deliveries_total{settlement="cancelled"} 0"#,
-        r#"postrider_attempts_total{outcome="refused_address"} 0"#,
-        r#"postrider_dead_letters_total{reason="delivery_limit"} 0"#,
-        r#"postrider_dead_letters_total{reason="worker_lost"} 0"#,
-        r#"postrider_queue_messages{queue="postrider.events.dead"} 0"#,
-        "postrider_circuits_open 0",
-        "postrider_build_info{version=",
-        "process_resident_memory_bytes",
-        "postrider_ledger_commit_rows_bucket{le=\"500\"} 0",
-        "postrider_attempt_duration_seconds_bucket{le=\"0.001\"} 0",
-    ] {
-        assert!(text.contains(series), "{series} is not in\n{text}");
-    }
-}
-
-#[tokio::test]
 async fn a_stop_lets_what_is_under_way_come_to_its_end() {
     let world = World::new("graceful_stop").await;
     let webhook_id = world.subscribe("/hook").await;

@@ -212,24 +212,6 @@ mod tests {
 
     use super::*;
 
-    /// Set, the test writes the document instead of comparing it.
-    const UPDATE: &str = "UPDATE_OPENAPI";
-
-    #[test]
-    fn the_repositorys_document_is_the_codes() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
-        if std::env::var_os(UPDATE).is_some() {
-            std::fs::write(path, openapi_document()).unwrap();
-        }
-
-        let kept = std::fs::read_to_string(path).unwrap_or_default();
-
-        assert!(
-            kept == openapi_document(),
-            "docs/openapi.json isn't what the code says. If the code is right: {UPDATE}=1 cargo test -p api openapi"
-        );
-    }
-
     #[test]
     fn every_reference_leads_somewhere() {
         let document: Value = serde_json::from_str(openapi_document()).unwrap();

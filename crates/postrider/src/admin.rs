@@ -76,6 +76,7 @@ async fn ready(State(admin): State<Admin>) -> impl IntoResponse {
 
 async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
     admin.process.collect();
+    worker::metrics::ready(admin.readiness.reasons().is_empty());
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], admin.metrics.render())
 }

@@ -46,6 +46,7 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
     let signals = Signals::listen()?;
     let listener = admin::bind(config.admin_listen).await?;
     let metrics = telemetry::metrics(&config.worker.amqp.queues)?;
+    worker::metrics::serves(parts != Parts::Api, parts != Parts::Worker);
     let (stop, readiness) = (Stop::default(), Readiness::default());
     if parts != Parts::Api {
         for queue in &config.worker.amqp.queues {

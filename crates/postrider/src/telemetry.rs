@@ -52,9 +52,7 @@ pub(crate) fn metrics(queues: &[String]) -> anyhow::Result<PrometheusHandle> {
             worker::metrics::ROWS_BUCKETS,
         )?
         .install_recorder()?;
-    worker::metrics::describe_and_zero(queues);
-    metrics::describe_gauge!("postrider_build_info", "1; its label tells the version");
-    metrics::gauge!("postrider_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    worker::metrics::describe_and_zero(queues, env!("CARGO_PKG_VERSION"));
     Ok(handle)
 }
 

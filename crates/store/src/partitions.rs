@@ -14,6 +14,15 @@ use crate::pool::Store;
 pub(crate) const DAYS_AHEAD: u32 = 7;
 /// History's tables; each has a partition a day, named table_yyyymmdd.
 const TABLES: [&str; 3] = ["deliveries", "attempts", "payloads"];
+/// Tables $1 and their days, from today on to $2 days later, without a partition.
+const MISSING: &str = "\
+    SELECT t.name, day::date, ahead \
+    FROM unnest($1::text[]) AS t(name), \
+        generate_series(0, $2::int4) AS ahead, \
+        LATERAL (SELECT (now() AT TIME ZONE 'UTC')::date + ahead AS day) AS d \
+    WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = to_regclass(t.name) \
+        AND i.inhrelid = to_regclass(t.name || to_char(day, '_YYYYMMDD'))) \
+    ORDER BY 2, 1";
 /// Makers and droppers, one at a time in one schema. Of the transaction: free again with it.
 const LOCK_KEY: &str = "hashtextextended('postrider partitions ' || current_schema(), 0)";
 
@@ -55,15 +64,20 @@ impl Store {
     }
 }
 
+/// The days after today whose partitions are all there, up to the first gap.
+pub(crate) async fn days_ahead(client: &Checkout) -> Result<u32, StoreError> {
+    let sql = format!("SELECT min(ahead) FROM ({MISSING}) AS missing");
+    let first = client.prepared(&sql).await?;
+    let days = i32::try_from(DAYS_AHEAD).unwrap_or(i32::MAX);
+    let tables = TABLES.as_slice();
+    let gap = client.query_one(&first, &[&tables, &days]).await?;
+    Ok(match gap.get::<_, Option<i32>>(0) {
+        Some(gap) => u32::try_from(gap - 1).unwrap_or(0),
+        None => DAYS_AHEAD,
+    })
+}
+
 async fn ensure(client: &Checkout, days_ahead: u32) -> Result<u32, StoreError> {
-    const MISSING: &str = "\
-        SELECT t.name, day::date \
-        FROM unnest($1::text[]) AS t(name), \
-            generate_series(0, $2::int4) AS ahead, \
-            LATERAL (SELECT (now() AT TIME ZONE 'UTC')::date + ahead AS day) AS d \
-        WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = to_regclass(t.name) \
-            AND i.inhrelid = to_regclass(t.name || to_char(day, '_YYYYMMDD'))) \
-        ORDER BY 2, 1";
     let ahead = i32::try_from(days_ahead.min(366)).unwrap_or(366);
     let missing = client.prepared(MISSING).await?;
     let tables = TABLES.as_slice();

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use webhook::NoEventReason;
 
 use crate::message::Hold;
-use crate::metrics::Metrics;
 use crate::pauses;
+use crate::metrics::{Metrics, Published};
 use crate::publisher::{Publication, Publisher};
 use crate::topology::{DEAD_EVENTS_KEY, DEAD_EXCHANGE};
 
@@ -24,6 +24,7 @@ impl DeadLetters {
     /// Takes as long as it must; if the worker stops first, the message goes back to the broker.
     pub(crate) async fn no_event(&self, hold: Hold, reason: NoEventReason, detail: &str) {
         let publication = Publication {
+            what: Published::NoEvent,
             exchange: DEAD_EXCHANGE,
             routing_key: DEAD_EVENTS_KEY,
             mandatory: true,

@@ -1,15 +1,17 @@
-//! All of the worker's metrics: one function each, the doc comment in the table is the help text. Labels are closed
-//! sets (no tenant, URL, host or id), and every series is there at 0 from the start.
+//! All of the metrics: one function each; what they are called and tell stands in the catalogue. Labels are closed sets
+//! (no tenant, URL, host or id), and every series is there at 0 from the start.
 //!
 //! Handles are registered once, so that counting on the path is one atomic addition.
 
+mod catalogue;
+
 use std::time::Duration;
 
-use metrics::{
-    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
-    gauge, histogram,
-};
-use webhook::{DeadReason, NoEventReason, Outcome};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use webhook::{DeadReason, Outcome};
+
+pub use catalogue::{CATALOGUE, Kind, Label, Metric, PROCESS, Values};
+use catalogue::{EVENTS, PARTS, PUBLISHED, PUBLISHING, SETTLEMENTS, dead_reasons, describe};
 
 use crate::topology::{DEAD_DELIVERIES_QUEUE, DEAD_EVENTS_QUEUE};
 
@@ -39,48 +41,44 @@ pub(crate) enum Settled {
     Cancelled,
 }
 
+/// What is published to RabbitMQ, as a label.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Published {
+    NoEvent,
+    DeadDelivery,
+    Notice,
+}
+
+/// How a publication ended, as a label.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Publishing {
+    Confirmed,
+    Refused,
+    Failed,
+}
+
 /// Registers and describes every series, so that all are exposed at 0. Call it after the recorder is installed.
 ///
-/// `queues` are the configured ones.
-pub fn describe_and_zero(queues: &[String]) {
+/// `queues` are the configured ones, `version` is what runs.
+pub fn describe_and_zero(queues: &[String], version: &'static str) {
     describe();
     let metrics = Metrics::register();
     metrics.zero(queues);
+    serves(false, false);
+    ready(false);
+    gauge!("postrider_build_info", "version" => version).set(1.0);
 }
 
-macro_rules! described {
-    ($($kind:ident $name:literal $unit:expr, $help:literal;)*) => {
-        fn describe() {
-            $($kind!($name, $unit, $help);)*
-        }
-
-        /// Name and help text of each metric, for the documentation's test.
-        pub const DESCRIPTIONS: &[(&str, &str)] = &[$(($name, $help)),*];
-    };
+/// Tells which parts this process runs.
+pub fn serves(worker: bool, api: bool) {
+    for (part, runs) in PARTS.into_iter().zip([worker, api]) {
+        gauge!("postrider_serves", "part" => part).set(f64::from(u8::from(runs)));
+    }
 }
 
-described! {
-    describe_counter "postrider_events_consumed_total" Unit::Count, "Messages read from the queues, by what became of the event";
-    describe_histogram "postrider_event_age_seconds" Unit::Seconds, "From the event's time (the AMQP timestamp, else data.timestamp) to its consumption";
-    describe_counter "postrider_deliveries_total" Unit::Count, "Settlements written to the ledger";
-    describe_counter "postrider_attempts_total" Unit::Count, "HTTP requests that ended, by outcome";
-    describe_histogram "postrider_attempt_duration_seconds" Unit::Seconds, "From the start of an attempt to its outcome";
-    describe_histogram "postrider_first_attempt_lag_seconds" Unit::Seconds, "From an event's consumption to the start of a delivery's first request";
-    describe_histogram "postrider_delivery_lag_seconds" Unit::Seconds, "From an event's consumption to its delivery";
-    describe_gauge "postrider_attempts_in_flight" Unit::Count, "HTTP requests under way in this worker";
-    describe_gauge "postrider_ledger_due" Unit::Count, "Deliveries in the whole ledger whose next attempt is due; exact to 10,000, estimated above";
-    describe_gauge "postrider_ledger_held" Unit::Count, "Deliveries in the whole ledger that are held; exact to 10,000, estimated above";
-    describe_gauge "postrider_ledger_oldest_due_seconds" Unit::Seconds, "How long the oldest due delivery has been due";
-    describe_histogram "postrider_ledger_commit_duration_seconds" Unit::Seconds, "Time of one group commit";
-    describe_histogram "postrider_ledger_commit_rows" Unit::Count, "Records in one group commit";
-    describe_gauge "postrider_outbox_pending" Unit::Count, "Dead copies and notices that are not yet published";
-    describe_counter "postrider_dead_letters_total" Unit::Count, "Messages that are no event, and deliveries given up, by reason";
-    describe_gauge "postrider_circuits_open" Unit::Count, "Subscriptions whose circuit is open in this worker";
-    describe_gauge "postrider_subscriptions_cached" Unit::Count, "Subscriptions in this worker's memory";
-    describe_gauge "postrider_subscriptions_paused" Unit::Count, "Subscriptions that are paused, in the whole database";
-    describe_gauge "postrider_queue_messages" Unit::Count, "Messages that are ready in a queue";
-    describe_gauge "postrider_amqp_connected" Unit::Count, "1 while every configured queue is consumed, else 0";
-    describe_gauge "postrider_postgres_connected" Unit::Count, "1 while Postgres answers, else 0";
+/// Tells whether this process is ready.
+pub fn ready(ready: bool) {
+    gauge!("postrider_ready").set(f64::from(u8::from(ready)));
 }
 
 /// The handles. One per worker.
@@ -98,7 +96,10 @@ pub(crate) struct Metrics {
     oldest_due: Gauge,
     commit_duration: Histogram,
     commit_rows: Histogram,
+    partitions_ahead: Gauge,
     outbox: Gauge,
+    publications: [[Counter; 3]; 3],
+    publication_duration: Histogram,
     circuits_open: Gauge,
     cached: Gauge,
     paused: Gauge,
@@ -113,10 +114,11 @@ impl Metrics {
             |word: &'static str| counter!("postrider_events_consumed_total", "outcome" => word);
         let delivery =
             |word: &'static str| counter!("postrider_deliveries_total", "settlement" => word);
+        let publication = |what: &'static str, result: &'static str| counter!("postrider_publications_total", "what" => what, "result" => result);
         Self {
-            events: ["matched", "unmatched", "dead"].map(event),
+            events: EVENTS.map(event),
             event_age: histogram!("postrider_event_age_seconds"),
-            deliveries: ["delivered", "retry", "dead", "held", "cancelled"].map(delivery),
+            deliveries: SETTLEMENTS.map(delivery),
             attempts: Outcome::ALL
                 .iter()
                 .map(|outcome| counter!("postrider_attempts_total", "outcome" => outcome.as_str()))
@@ -130,7 +132,10 @@ impl Metrics {
             oldest_due: gauge!("postrider_ledger_oldest_due_seconds"),
             commit_duration: histogram!("postrider_ledger_commit_duration_seconds"),
             commit_rows: histogram!("postrider_ledger_commit_rows"),
+            partitions_ahead: gauge!("postrider_ledger_partitions_ahead"),
             outbox: gauge!("postrider_outbox_pending"),
+            publications: PUBLISHED.map(|what| PUBLISHING.map(|result| publication(what, result))),
+            publication_duration: histogram!("postrider_publication_duration_seconds"),
             circuits_open: gauge!("postrider_circuits_open"),
             cached: gauge!("postrider_subscriptions_cached"),
             paused: gauge!("postrider_subscriptions_paused"),
@@ -145,6 +150,7 @@ impl Metrics {
             &self.due,
             &self.held,
             &self.oldest_due,
+            &self.partitions_ahead,
             &self.outbox,
             &self.circuits_open,
             &self.cached,
@@ -154,9 +160,7 @@ impl Metrics {
         ] {
             gauge.set(0.0);
         }
-        let events = NoEventReason::ALL.iter().map(|reason| reason.as_str());
-        let deliveries = DeadReason::ALL.iter().map(|reason| reason.as_str());
-        for reason in events.chain(deliveries).chain(["delivery_limit"]) {
+        for reason in dead_reasons() {
             dead_letters(reason).absolute(0);
         }
         let dead = [DEAD_EVENTS_QUEUE, DEAD_DELIVERIES_QUEUE];
@@ -219,6 +223,13 @@ impl Metrics {
         self.commit_rows.record(rows as f64);
     }
 
+    pub(crate) fn publication(&self, what: Published, result: Publishing, duration: Duration) {
+        self.publications[what as usize][result as usize].increment(1);
+        if let Publishing::Confirmed = result {
+            self.publication_duration.record(duration);
+        }
+    }
+
     pub(crate) fn dead_letter(&self, reason: &'static str) {
         dead_letters(reason).increment(1);
     }
@@ -243,6 +254,8 @@ impl Metrics {
         self.due.set(float(gauges.due));
         self.held.set(float(gauges.held));
         self.oldest_due.set(gauges.oldest_due_seconds);
+        self.partitions_ahead
+            .set(f64::from(gauges.partitions_ahead_days));
         self.outbox.set(float(gauges.outbox_pending));
         self.paused.set(float(gauges.subscriptions_paused));
     }

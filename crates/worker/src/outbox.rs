@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use webhook::Envelope;
 
 use crate::pauses;
+use crate::metrics::Published;
 use crate::publisher::{Publication, PublishError, Publisher};
 use crate::topology::{DEAD_DELIVERIES_KEY, DEAD_EXCHANGE, NOTICES_EXCHANGE};
 
@@ -74,6 +75,7 @@ impl Outbox {
                 };
                 let envelope = Envelope::of_event(*request_id, environment_id, webhook_id, data);
                 let publication = Publication {
+                    what: Published::DeadDelivery,
                     exchange: DEAD_EXCHANGE,
                     routing_key: DEAD_DELIVERIES_KEY,
                     mandatory: true,
@@ -91,6 +93,7 @@ impl Outbox {
             }
             OutboxKind::Notice { routing_key, body } => {
                 let publication = Publication {
+                    what: Published::Notice,
                     exchange: NOTICES_EXCHANGE,
                     routing_key,
                     mandatory: false,

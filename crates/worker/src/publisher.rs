@@ -1,7 +1,8 @@
 //! Publishing with confirms, over a connection of its own (a broker that blocks publishers must not stop consuming).
 //! Persistent and `mandatory`; a returned message counts as refused. The connection is kept by [`Publisher::keep`].
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -10,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::broker::{answered, connect};
 use crate::pauses;
+use crate::metrics::{Metrics, Published, Publishing};
 use crate::settings::AmqpSettings;
 use crate::topology;
 
@@ -20,6 +22,7 @@ const CONFIRM_LIMIT: Duration = Duration::from_secs(15);
 /// What is published.
 #[derive(Debug)]
 pub(crate) struct Publication<'a> {
+    pub(crate) what: Published,
     pub(crate) exchange: &'static str,
     pub(crate) routing_key: &'a str,
     /// Whether an unroutable message counts as refused.
@@ -47,12 +50,14 @@ pub(crate) enum PublishError {
 pub(crate) struct Publisher {
     channel: watch::Sender<Option<Channel>>,
     failed: Notify,
+    metrics: Arc<Metrics>,
 }
 
 impl Publisher {
     /// A publisher without a connection; [`Publisher::keep`] makes it.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
         Self {
+            metrics,
             channel: watch::Sender::new(None),
             failed: Notify::new(),
         }
@@ -63,6 +68,19 @@ impl Publisher {
     /// # Errors
     /// See [`PublishError`]; the message may have arrived all the same.
     pub(crate) async fn publish(&self, publication: &Publication<'_>) -> Result<(), PublishError> {
+        let began = Instant::now();
+        let published = self.try_publish(publication).await;
+        let result = match &published {
+            Ok(()) => Publishing::Confirmed,
+            Err(PublishError::Refused) => Publishing::Refused,
+            Err(_) => Publishing::Failed,
+        };
+        self.metrics
+            .publication(publication.what, result, began.elapsed());
+        published
+    }
+
+    async fn try_publish(&self, publication: &Publication<'_>) -> Result<(), PublishError> {
         let channel = self.channel().await?;
         let published = tokio::time::timeout(CONFIRM_LIMIT, confirmed(&channel, publication)).await;
         let published = published.unwrap_or(Err(PublishError::NotConfirmed));

@@ -163,7 +163,7 @@ impl Parts {
         let gate = Arc::new(Gate::default());
         let due = Arc::new(DueSignal::default());
         let outbox_filled = Arc::new(Notify::new());
-        let publisher = Arc::new(Publisher::new());
+        let publisher = Arc::new(Publisher::new(Arc::clone(&metrics)));
         let (committer, commits) = Committer::new(
             store.clone(),
             Arc::clone(&gate),

@@ -4,6 +4,7 @@ use tokio_postgres::Row;
 
 use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
+use crate::partitions::days_ahead;
 use crate::pool::Store;
 
 /// Counted exactly up to here; beyond, the planner's estimate is told.
@@ -23,6 +24,8 @@ pub struct LedgerGauges {
     pub held: u64,
     /// For how long the longest-due delivery has been due, in seconds; 0 if none is.
     pub oldest_due_seconds: f64,
+    /// Days after today for which history has its partitions, without a gap; at most 7.
+    pub partitions_ahead_days: u32,
     /// What is to be published yet.
     pub outbox_pending: u64,
     /// Subscriptions that are paused.
@@ -41,6 +44,7 @@ impl Store {
                 due: counted(&client, DUE).await?,
                 held: counted(&client, HELD).await?,
                 oldest_due_seconds: oldest_due_seconds(&client).await?,
+                partitions_ahead_days: days_ahead(&client).await?,
                 outbox_pending: counted(&client, OUTBOX).await?,
                 subscriptions_paused: counted(&client, PAUSED).await?,
             })
