@@ -7,6 +7,7 @@
     reason = "a test has nothing better to do than to end there"
 )]
 
+mod alerts;
 mod api;
 mod chaos;
 mod circuit;
