@@ -89,7 +89,7 @@ fn no_section_of_the_runbook_is_without_its_alert() {
 }
 
 #[test]
-fn alerts_and_the_runbook_ask_for_metrics_that_there_are() {
+fn alerts_runbook_and_dashboard_ask_for_metrics_that_there_are() {
     let mut there = BTreeSet::new();
     for metric in CATALOGUE {
         there.insert(metric.name.to_owned());
@@ -97,7 +97,12 @@ fn alerts_and_the_runbook_ask_for_metrics_that_there_are() {
             there.extend(["_bucket", "_count", "_sum"].map(|part| metric.name.to_owned() + part));
         }
     }
-    for path in [RULES, CASES, "docs/runbook.md"] {
+    for path in [
+        RULES,
+        CASES,
+        "docs/runbook.md",
+        "deploy/grafana/postrider.json",
+    ] {
         let text = read(path);
         let asked: BTreeSet<&str> = text
             .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))

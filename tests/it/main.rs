@@ -11,6 +11,7 @@ mod alerts;
 mod api;
 mod chaos;
 mod circuit;
+mod dashboard;
 mod docs;
 mod duplicates;
 mod faults;

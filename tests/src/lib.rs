@@ -10,6 +10,7 @@ pub mod hostile;
 pub mod http_call;
 pub mod postrider;
 pub mod process;
+pub mod prometheus;
 pub mod proxy;
 pub mod publish;
 pub mod receiver;
