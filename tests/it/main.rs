@@ -19,6 +19,7 @@ mod hostile;
 mod isolation;
 mod kit;
 mod ledger;
+mod logs;
 mod matching;
 mod metrics;
 mod no_event;
