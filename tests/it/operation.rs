@@ -215,6 +215,15 @@ async fn keys_are_changed_without_a_stop_and_a_missing_one_is_refused() {
     );
 }
 
+/// The one line that tells how a worker ended.
+fn stopped(worker: &Postrider) -> String {
+    let log = worker.stderr();
+    let mut lines = log.lines().filter(|line| line.contains("stopped"));
+    let line = lines.next().expect("it tells its end");
+    assert!(lines.next().is_none(), "{log}");
+    line.to_owned()
+}
+
 #[tokio::test]
 async fn a_stop_lets_what_is_under_way_come_to_its_end() {
     let world = World::new("graceful_stop").await;
@@ -233,7 +242,20 @@ async fn a_stop_lets_what_is_under_way_come_to_its_end() {
         .wait_status(request_id(&webhook_id, "ev-1"), DeliveryStatus::Delivered)
         .await;
     assert_eq!(world.receiver.count("/hook"), 1);
-    assert!(worker.stderr().contains("stopped"));
+    let told = stopped(&worker);
+    for expected in [
+        "in_flight=1",
+        "drained=true",
+        "recorded=1",
+        "left_to_broker=0",
+        "closed_ms=",
+    ] {
+        assert!(told.contains(expected), "{expected} in {told}");
+    }
+    // The answer took 700 ms, less what passed before the signal.
+    let drained = told.split("drained_ms=").nth(1).unwrap();
+    let drained: u64 = drained.split(' ').next().unwrap().parse().unwrap();
+    assert!((1..20_000).contains(&drained), "{told}");
 }
 
 #[tokio::test]
@@ -261,6 +283,10 @@ async fn a_stop_ends_within_its_grace_and_hands_back_what_is_left() {
 
     assert!(status.success());
     assert_eq!(world.broker.depth(EVENTS).await, 1);
+    let told = stopped(&worker);
+    for expected in ["in_flight=1", "drained=false", "left_to_broker=1"] {
+        assert!(told.contains(expected), "{expected} in {told}");
+    }
 }
 
 #[tokio::test]

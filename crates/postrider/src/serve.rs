@@ -108,9 +108,14 @@ async fn work(
 ) -> anyhow::Result<()> {
     open_files::raise(config.worker.delivery.open_files_max());
     let ended = worker::run(config.worker, store, stop.clone(), readiness.clone()).await?;
+    let milliseconds = |took: Duration| u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
     tracing::info!(
+        in_flight = ended.in_flight,
+        drained = ended.drained,
         recorded = ended.recorded,
         left_to_broker = ended.left_to_broker,
+        drained_ms = milliseconds(ended.drained_in),
+        closed_ms = milliseconds(ended.closed_in),
         "stopped"
     );
     Ok(())

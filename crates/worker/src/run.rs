@@ -45,12 +45,20 @@ pub struct Stop {
 }
 
 /// How a worker ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
+    /// Deliveries in hand when it was told to stop.
+    pub in_flight: usize,
     /// Records written to the ledger in this worker's life.
     pub recorded: u64,
     /// Messages left to the broker, to be delivered by another worker.
     pub left_to_broker: u64,
+    /// From the stop until what was in hand had come to its end, or was given up.
+    pub drained_in: Duration,
+    /// Whether all of it had: `shutdown.grace` wasn't over before.
+    pub drained: bool,
+    /// What closing took after that.
+    pub closed_in: Duration,
 }
 
 /// Why a worker can't go on.
@@ -92,10 +100,7 @@ pub async fn run(
     tokio::select! {
         usable = ledger_is_usable(&store, &readiness) => usable?,
         () = stop.intake.cancelled() => {
-            return Ok(Ended {
-                recorded: 0,
-                left_to_broker: 0,
-            });
+            return Ok(Ended { drained: true, ..Ended::default() });
         }
     }
     let parts = Parts::assemble(settings, store, sender, stop, readiness);
@@ -240,11 +245,10 @@ impl Parts {
         self.readiness.not_ready(Part::Process, "stopping");
         let grace = self.settings.shutdown_grace;
         let reserve = CLOSE_RESERVE.min(grace / 2);
-        let deadline = Instant::now() + grace.saturating_sub(reserve);
-        tracing::info!(
-            in_flight = self.in_flight.len(),
-            "stopping: finishing what is in flight"
-        );
+        let stopped = Instant::now();
+        let deadline = stopped + grace.saturating_sub(reserve);
+        let in_flight = self.in_flight.len();
+        tracing::info!(in_flight, "stopping: finishing what is in flight");
 
         self.tracker.close();
         let drained = async {
@@ -255,6 +259,7 @@ impl Parts {
             (recorded, left)
         };
         let drained = tokio::time::timeout_at(deadline.into(), drained).await;
+        let (whole, drained_in) = (drained.is_ok(), stopped.elapsed());
         let (recorded, left) = match drained {
             Ok(drained) => drained,
             Err(_) => {
@@ -268,8 +273,12 @@ impl Parts {
             return Err(RunError::TaskEnded);
         }
         Ok(Ended {
+            in_flight,
             recorded: recorded.and_then(Result::ok).unwrap_or(0),
             left_to_broker: left,
+            drained_in,
+            drained: whole,
+            closed_in: stopped.elapsed().saturating_sub(drained_in),
         })
     }
 
