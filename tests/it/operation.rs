@@ -8,6 +8,7 @@ use lapin::types::FieldTable;
 use tests::http_call::call;
 use tests::postrider::Postrider;
 use tests::receiver::Reply;
+use tests::servers::{Postgres, PostgresOptions};
 use tests::stage::Stage;
 use tests::wait::wait_until;
 use webhook::DeliveryStatus;
@@ -100,7 +101,7 @@ async fn bad_configuration_ends_the_start_at_once_and_is_named() {
 #[tokio::test]
 async fn check_tells_what_is_well_and_what_is_to_be_done() {
     let world = World::new("check").await;
-    let well = Postrider::run(&["check"], &world.environment(&[])).await;
+    let well = Postrider::run(&["check", "--throw-away"], &world.environment(&[])).await;
     assert!(well.status.success(), "{}", well.stdout);
     assert!(!well.stdout.contains("FAILED"));
 
@@ -114,7 +115,7 @@ async fn check_tells_what_is_well_and_what_is_to_be_done() {
         .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
         .await
         .unwrap();
-    let unwell = Postrider::run(&["check"], &environment).await;
+    let unwell = Postrider::run(&["check", "--throw-away"], &environment).await;
 
     assert_eq!(unwell.status.code(), Some(1));
     for expected in [
@@ -123,6 +124,32 @@ async fn check_tells_what_is_well_and_what_is_to_be_done() {
         "must be there before",
     ] {
         assert!(unwell.stdout.contains(expected), "{}", unwell.stdout);
+    }
+}
+
+#[tokio::test]
+async fn check_refuses_a_postgres_that_may_lose_what_it_committed() {
+    let world = World::new("check_fsync").await;
+    for (fsync, accepted) in [(false, false), (true, true)] {
+        let options = PostgresOptions {
+            fsync,
+            ..PostgresOptions::default()
+        };
+        let postgres = Postgres::start(options).await;
+        let url = postgres.create_database("check").await;
+        crate::world::store_at(&url).migrate().await.unwrap();
+        let environment = world.environment(&[("POSTRIDER__POSTGRES__URL", &url)]);
+
+        let checked = Postrider::run(&["check"], &environment).await;
+        assert_eq!(checked.status.success(), accepted, "{}", checked.stdout);
+        assert_eq!(
+            checked.stdout.contains("set fsync = on"),
+            !accepted,
+            "{}",
+            checked.stdout
+        );
+        let thrown_away = Postrider::run(&["check", "--throw-away"], &environment).await;
+        assert!(thrown_away.status.success(), "{}", thrown_away.stdout);
     }
 }
 

@@ -20,12 +20,12 @@ struct Finding {
     found: Result<String, String>,
 }
 
-/// Prints a line for each part; the configuration itself was read before.
+/// Prints a line for each part; the configuration itself was read before. `throw_away` accepts servers that may lose data.
 ///
 /// # Errors
 /// Standard output is closed.
-pub(crate) async fn run(config: &Config) -> anyhow::Result<ExitCode> {
-    let (postgres, rabbitmq) = tokio::join!(postgres(config), rabbitmq(config));
+pub(crate) async fn run(config: &Config, throw_away: bool) -> anyhow::Result<ExitCode> {
+    let (postgres, rabbitmq) = tokio::join!(postgres(config, throw_away), rabbitmq(config));
     let mut findings = vec![
         Finding {
             what: "configuration",
@@ -73,10 +73,18 @@ fn keys(config: &Config) -> Result<String, String> {
     }
 }
 
-async fn postgres(config: &Config) -> Result<String, String> {
+async fn postgres(config: &Config, throw_away: bool) -> Result<String, String> {
     let store = config
         .store_without_keys()
         .map_err(|error| error.to_string())?;
+    if !throw_away && store.writes_through().await.is_ok_and(|through| !through) {
+        return Err(
+            "fsync is off: a crash of its machine loses what was acked; set fsync = on (or, for a server that may lose \
+             everything: postrider check --throw-away)"
+                .into(),
+        );
+    }
+    // One that can't be asked is met here.
     match store.schema_state().await {
         Ok(SchemaState::Current) => keys_in(config).await,
         Ok(SchemaState::Behind) => {

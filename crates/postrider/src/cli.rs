@@ -27,7 +27,7 @@ pub(crate) enum Command {
     /// Bring the database's schema up to this version.
     Migrate,
     /// Check the configuration, the connections, the schema and the keys.
-    Check,
+    Check(CheckArguments),
     /// Credentials of the API.
     #[command(subcommand)]
     Credentials(CredentialsCommand),
@@ -99,6 +99,13 @@ pub(crate) enum EventsCommand {
         #[arg(value_name = "FILE|-")]
         file: String,
     },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CheckArguments {
+    /// Accept a Postgres with fsync = off: it may lose everything, as servers of tests may.
+    #[arg(long)]
+    pub(crate) throw_away: bool,
 }
 
 #[derive(Args, Debug)]

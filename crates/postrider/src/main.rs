@@ -65,7 +65,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Worker => serve::run(load()?, serve::Parts::Worker).await,
         Command::Api => serve::run(load()?, serve::Parts::Api).await,
         Command::Migrate => migrate::run(&load()?).await,
-        Command::Check => check::run(&load()?).await,
+        Command::Check(arguments) => check::run(&load()?, arguments.throw_away).await,
         Command::Credentials(CredentialsCommand::Create { environment, role }) => {
             credentials::create(&load()?, &environment, role.into()).await
         }

@@ -12,6 +12,7 @@ use deadpool_postgres::{
 use tokio_postgres::Config;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use crate::checkout::limited;
 use crate::error::{SettingsError, StoreError, Unavailable};
 use crate::seal::Keyring;
 use crate::{tls, url};
@@ -174,6 +175,20 @@ impl Store {
         tokio::time::timeout(limit, probe)
             .await
             .unwrap_or_else(timed_out)
+    }
+}
+
+impl Store {
+    /// Whether Postgres writes through to the disk (`fsync`): without it a crash of its machine loses commits that were
+    /// answered.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub async fn writes_through(&self) -> Result<bool, StoreError> {
+        let client = self.checkout().await?;
+        let row = limited(async { Ok(client.query_one("SHOW fsync", &[]).await?) }).await?;
+        client.done();
+        Ok(row.get::<_, &str>(0) == "on")
     }
 }
 
