@@ -27,6 +27,7 @@ mod operation;
 mod others;
 mod pause;
 mod poison;
+mod privileges;
 mod request;
 mod retry;
 mod stop;

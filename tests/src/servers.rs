@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 
 pub use certificates::Certificates;
 pub use databases::{Databases, Session, connect};
-pub use management::{Management, with_vhost};
+pub use management::{Management, Rights, with_vhost};
 pub use ports::free_port;
 pub use postgres::{Postgres, PostgresOptions};
 pub use rabbitmq::{RabbitMq, RabbitMqOptions};

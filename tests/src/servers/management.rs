@@ -4,11 +4,22 @@ use std::time::Duration;
 
 use hyper::Method;
 
-use crate::http_call::{Answer, call};
+use crate::http_call::{Answer, call_with};
 use crate::wait::wait_until;
 
 /// The API's listener opens a little after the broker's.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
+
+/// What a user may do, by regular expressions over names.
+#[derive(Debug, Clone, Copy)]
+pub struct Rights<'a> {
+    /// Declare and delete.
+    pub configure: &'a str,
+    /// Publish, and bind to.
+    pub write: &'a str,
+    /// Consume, and bind from.
+    pub read: &'a str,
+}
 
 /// A broker's management API.
 #[derive(Debug, Clone)]
@@ -63,10 +74,35 @@ impl Management {
         }
     }
 
+    /// Makes a user with these rights (regular expressions) on a virtual host and no others.
+    ///
+    /// # Panics
+    /// If the broker refuses, or doesn't answer within 20 s.
+    pub async fn create_user(&self, name: &str, password: &str, vhost: &str, rights: &Rights<'_>) {
+        let user = serde_json::json!({"password": password, "tags": ""});
+        let rights = serde_json::json!({
+            "configure": rights.configure, "write": rights.write, "read": rights.read,
+        });
+        for (path, body) in [
+            (format!("/api/users/{name}"), user),
+            (format!("/api/permissions/{vhost}/{name}"), rights),
+        ] {
+            let answer = self.send(Method::PUT, &path, &body.to_string()).await;
+            assert!(answer.status.is_success(), "{path} refused: {answer:?}");
+        }
+    }
+
     async fn ask(&self, method: Method, path: &str) -> Answer {
+        self.send(method, path, "").await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: &str) -> Answer {
         let url = format!("{}{path}", self.url);
+        let headers = [("content-type", "application/json")];
         wait_until(ANSWER_LIMIT, "the management API", async || {
-            call(method.clone(), &url).await.ok()
+            call_with(method.clone(), &url, &headers, body.to_owned())
+                .await
+                .ok()
         })
         .await
     }
