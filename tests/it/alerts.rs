@@ -40,6 +40,7 @@ fn promtool(arguments: &[&str]) {
 
 #[test]
 fn promtool_takes_the_rules_and_all_cases_come_out() {
+    promtool(&["check", "config", "deploy/prometheus/prometheus.yml"]);
     promtool(&["check", "rules", RULES]);
     promtool(&["test", "rules", CASES]);
 }
