@@ -7,6 +7,7 @@ mod issuer;
 mod manners;
 mod needle;
 mod openapi;
+mod redeliver;
 mod schemathesis;
 mod secrecy;
 mod subscriptions;

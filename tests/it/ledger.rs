@@ -7,6 +7,7 @@ mod fixture;
 mod log;
 mod lookup;
 mod pause;
+mod redeliver;
 mod schema;
 mod subscriptions;
 mod sweep;

@@ -1,7 +1,7 @@
 //! The log: what became of each delivery, attempt by attempt.
 
 use serde_json::{Value, json};
-use store::{AttemptView, DeliveryView, LogCursor, Store};
+use store::{AttemptView, DeliveryView, LogCursor, Redelivered, Store};
 use time::OffsetDateTime;
 use url::form_urlencoded;
 use uuid::Uuid;
@@ -60,6 +60,25 @@ pub(crate) async fn get(
     let view = store.delivery(environment_id, RequestId(id)).await?;
     let view = view.ok_or_else(Problem::not_found)?;
     Ok(json!({"data": show(&view)}))
+}
+
+/// `POST /v1/{env}/deliveries/{requestId}/redeliver`: how it stands then.
+pub(crate) async fn redeliver(
+    store: &Store,
+    environment_id: &str,
+    request_id: &str,
+) -> Result<Value, Problem> {
+    let id = Uuid::parse_str(request_id).map_err(|_| Problem::not_found())?;
+    match store.redeliver(environment_id, RequestId(id)).await? {
+        Redelivered::Accepted => get(store, environment_id, request_id).await,
+        Redelivered::Running => Err(Problem::conflict(
+            "an attempt is under way: wait for what it comes to",
+        )),
+        Redelivered::SubscriptionEnded => Err(Problem::conflict(
+            "its subscription is disabled or removed: PATCH a disabled one's status to active first",
+        )),
+        Redelivered::PayloadGone => Err(Problem::payload_gone()),
+    }
 }
 
 fn show(view: &DeliveryView) -> Value {

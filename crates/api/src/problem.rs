@@ -104,6 +104,16 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "conflict", "Conflict", detail)
     }
 
+    /// 410: what would be sent isn't kept any longer.
+    pub(crate) fn payload_gone() -> Self {
+        Self::new(
+            StatusCode::GONE,
+            "payload-gone",
+            "Payload gone",
+            "the event's data is no longer kept (retention.payloads), so it can't be sent again",
+        )
+    }
+
     /// 413.
     pub(crate) fn too_large(bytes_max: usize) -> Self {
         let detail = format!("the body is above {bytes_max} bytes");

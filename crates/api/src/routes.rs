@@ -139,6 +139,15 @@ impl Admitted {
         let (headers, body) = self.read(bytes_max).await?;
         body::optional_object(&headers, &body)
     }
+
+    /// A body that may be absent and says nothing.
+    async fn nothing(self, bytes_max: usize) -> Result<(), Problem> {
+        let faults = body::unknown_keys(&self.optional_object(bytes_max).await?, &[]);
+        if faults.is_empty() {
+            return Ok(());
+        }
+        Err(Problem::invalid(faults))
+    }
 }
 
 type Shared = State<Arc<Api>>;
@@ -204,6 +213,12 @@ fn table() -> RouteTable {
             "/v1/{env}/deliveries/{requestId}",
             show_delivery,
             d::show(),
+        )
+        .route(
+            Post,
+            "/v1/{env}/deliveries/{requestId}/redeliver",
+            redeliver,
+            d::redeliver(),
         )
         .route(Post, "/v1/{env}/events", publish, e::publish())
         .route(Get, "/openapi.json", document, openapi::document())
@@ -331,13 +346,7 @@ async fn rotate(State(api): Shared, names: Names, request: Request) -> Answer {
 
 async fn test(State(api): Shared, names: Names, request: Request) -> Answer {
     let admitted = api.workbench(request, &names).await?;
-    let object = admitted
-        .optional_object(api.settings.body_bytes_max)
-        .await?;
-    let faults = body::unknown_keys(&object, &[]);
-    if !faults.is_empty() {
-        return Err(Problem::invalid(faults));
-    }
+    admitted.nothing(api.settings.body_bytes_max).await?;
     let tested =
         test_delivery::test(&api.store, &names.env, &names.id, api.settings.attempt_max).await?;
     Ok(json(StatusCode::OK, &tested))
@@ -354,6 +363,13 @@ async fn show_delivery(State(api): Shared, names: Names, request: Request) -> An
     api.workbench(request, &names).await?;
     let shown = deliveries::get(&api.store, &names.env, &names.id).await?;
     Ok(json(StatusCode::OK, &shown))
+}
+
+async fn redeliver(State(api): Shared, names: Names, request: Request) -> Answer {
+    let admitted = api.workbench(request, &names).await?;
+    admitted.nothing(api.settings.body_bytes_max).await?;
+    let standing = deliveries::redeliver(&api.store, &names.env, &names.id).await?;
+    Ok(json(StatusCode::ACCEPTED, &standing))
 }
 
 async fn publish(State(api): Shared, names: Names, request: Request) -> Answer {

@@ -25,8 +25,8 @@ mod url;
 pub use credential::{Credential, Role};
 pub use error::{PostgresError, SettingsError, StoreError, Unavailable};
 pub use ledger::{
-    Attempt, AttemptView, Claim, ClaimLimits, Claimed, Delivery, DeliveryView, LedgerGauges,
-    LogCursor, LogPage, Payload, Record, Step, Swept, Written,
+    Attempt, AttemptView, ByHand, Claim, ClaimLimits, Claimed, Delivery, DeliveryView,
+    LedgerGauges, LogCursor, LogPage, Payload, Record, Redelivered, Step, Swept, Written,
 };
 pub use listen::{Listener, Notice};
 pub use migrate::SchemaState;

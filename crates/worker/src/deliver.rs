@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use store::{Attempt, Claimed, Delivery, Payload, Record, Step};
+use store::{Attempt, ByHand, Claimed, Delivery, Payload, Record, Step};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -53,6 +53,9 @@ struct Turn {
     payload: Payload,
     created: Instant,
     attempt: u32,
+    /// Attempts that don't count for the schedule.
+    attempts_before: u32,
+    by_hand: Option<ByHand>,
     lease_id: Option<Uuid>,
 }
 
@@ -76,6 +79,8 @@ impl Deliverer {
             payload,
             created: consumed,
             attempt: 1,
+            attempts_before: 0,
+            by_hand: None,
             lease_id: None,
         };
         match endpoint.state {
@@ -115,6 +120,8 @@ impl Deliverer {
             delivery: claimed.delivery,
             payload: claimed.payload,
             attempt: claimed.attempts + 1,
+            attempts_before: claimed.attempts_before,
+            by_hand: claimed.by_hand,
             lease_id: Some(claimed.lease_id),
         };
         let request_id = turn.delivery.request_id;
@@ -127,7 +134,7 @@ impl Deliverer {
         let flight = Flight::new(&self.in_flight, request_id);
         let given_up = if claimed.lost {
             Some(DeadReason::WorkerLost)
-        } else if claimed.age > self.retry.age_max {
+        } else if claimed.by_hand.is_none() && claimed.age > self.retry.age_max {
             Some(DeadReason::TooOld)
         } else {
             None
@@ -247,15 +254,17 @@ impl Deliverer {
 
     async fn settle(&self, turn: Turn, sent: Sent, began: Instant, flight: Flight<'_>) {
         let settlement = settle(
-            turn.attempt,
+            turn.attempt.saturating_sub(turn.attempts_before),
             turn.created.elapsed(),
             &sent.answer,
             &self.retry,
             rand::random(),
         );
         self.metrics.attempt(sent.answer.outcome, sent.duration);
-        log_attempt(&turn, &sent, &settlement);
+        let tried = turn.by_hand.is_some() && is_failure(settlement);
+        log_attempt(&turn, &sent, (!tried).then_some(settlement));
         let step = match settlement {
+            _ if tried => Step::Tried,
             Settlement::Delivered => Step::Delivered,
             Settlement::Retry { after } => Step::Retry { after },
             Settlement::Dead(reason) => Step::Dead(reason),
@@ -307,14 +316,23 @@ impl Deliverer {
     }
 }
 
-/// The one line of an attempt.
-fn log_attempt(turn: &Turn, sent: &Sent, settlement: &Settlement) {
+/// What an attempt by hand changes nothing with. A 410 speaks of the subscription, whoever asked for the attempt.
+fn is_failure(settlement: Settlement) -> bool {
+    match settlement {
+        Settlement::Retry { .. } => true,
+        Settlement::Dead(reason) => reason != DeadReason::Gone,
+        Settlement::Delivered | Settlement::Held | Settlement::Cancelled => false,
+    }
+}
+
+/// The one line of an attempt. Without a settlement all stands as before: a person asked for it.
+fn log_attempt(turn: &Turn, sent: &Sent, settlement: Option<Settlement>) {
     let next_s = match settlement {
-        Settlement::Retry { after } => Some(after.as_secs_f64()),
+        Some(Settlement::Retry { after }) => Some(after.as_secs_f64()),
         _ => None,
     };
     let reason = match settlement {
-        Settlement::Dead(reason) => Some(reason.as_str()),
+        Some(Settlement::Dead(reason)) => Some(reason.as_str()),
         _ => None,
     };
     let delivery = &turn.delivery;
@@ -329,7 +347,7 @@ fn log_attempt(turn: &Turn, sent: &Sent, settlement: &Settlement) {
         outcome = sent.answer.outcome.as_str(),
         status = sent.status,
         ms = u64::try_from(sent.duration.as_millis()).unwrap_or(u64::MAX),
-        settlement = settlement.as_str(),
+        settlement = settlement.map(Settlement::as_str),
         next_s,
         reason,
         error = sent.error.as_deref(),

@@ -9,7 +9,7 @@ use webhook::{DeadReason, DeliveryStatus, Outcome};
 
 use super::operation::{Description, describe};
 use super::schema::{
-    WEBHOOK_ID, data, format, instant, integer, named, nullable, one_of, text, whole,
+    WEBHOOK_ID, closed_object, data, format, instant, integer, named, nullable, one_of, text, whole,
 };
 use super::webhooks::ID;
 use crate::deliveries::{LIMIT, LIMIT_MAX};
@@ -51,6 +51,26 @@ pub(crate) fn show() -> Operation {
             data(named("Delivery")),
             json!({"data": shown()}),
         )
+        .done()
+}
+
+pub(crate) fn redeliver() -> Operation {
+    workbench("redeliver", "Send a delivery again")
+        .about(
+            "Under the same `requestId`, with the same body. Dead or cancelled: it gets a new schedule, and the attempts' \
+             numbers go on. Scheduled: one attempt now, beside its schedule, which a failure doesn't change. Delivered: one \
+             attempt, and it stays delivered whatever comes. While the subscription is paused no attempt starts: then it \
+             is held, and goes out when the subscription is resumed. Running, or of a subscription that is disabled or \
+             removed: 409.",
+        )
+        .may_take(closed_object(), json!({}))
+        .answers_like(
+            202,
+            "It will be sent; how it stands now.",
+            data(named("Delivery")),
+            json!({"data": shown()}),
+        )
+        .problems(&["conflict", "payload-gone"])
         .done()
 }
 

@@ -11,7 +11,7 @@ use super::schema::{format, integer, named, object, text};
 use crate::problem::Problem;
 
 /// All that a route may come to, with an example of each.
-fn all() -> [(Problem, &'static str); 13] {
+fn all() -> [(Problem, &'static str); 14] {
     let too_large = 262_144;
     let faults = vec![
         Fault::new("#/types/1", "stands twice"),
@@ -44,6 +44,10 @@ fn all() -> [(Problem, &'static str); 13] {
                 "a disabled subscription isn't tested: PATCH its status to active first",
             ),
             "Its state forbids it.",
+        ),
+        (
+            Problem::payload_gone(),
+            "What would be sent again isn't kept any longer.",
         ),
         (Problem::too_large(too_large), "The body is too large."),
         (

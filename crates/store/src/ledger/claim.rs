@@ -3,7 +3,7 @@
 //!
 //! A row whose claims came to no outcome twice may be one that kills the process, and its neighbours would be lost with
 //! it: such suspects are claimed one at a time. A row that history has as delivered (two workers had the same message,
-//! and one failed in the instant in which the other succeeded) isn't sent again, but leaves.
+//! and one failed in the instant in which the other succeeded) isn't sent again, but leaves; unless a person asked for it.
 //!
 //! A claim reads the heads that are due, then the first rows of each by index, then sets these heads anew; a head that
 //! was served goes behind those that weren't. Nothing here depends on a backlog's length.
@@ -20,7 +20,7 @@ use webhook::RequestId;
 use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
 use crate::ledger::pipeline::Pipeline;
-use crate::ledger::record::{Delivery, Payload};
+use crate::ledger::record::{ByHand, Delivery, Payload};
 use crate::ledger::settle;
 use crate::ledger::units::{count, duration, integer, seconds};
 use crate::pool::Store;
@@ -69,9 +69,11 @@ const LEASE: &str = "\
         FROM chosen c WHERE w.environment_id = c.environment_id AND w.request_id = c.request_id \
         RETURNING w.*, c.nth) \
     SELECT l.environment_id, l.request_id, l.webhook_id, l.event_id, l.event_type, l.attempts, l.claims, \
-        extract(epoch FROM now() - l.created - l.held_for)::float8, l.payload_id, p.data, \
-        EXISTS (SELECT FROM deliveries d WHERE d.environment_id = l.environment_id AND d.request_id = l.request_id \
-            AND d.status = 'delivered' AND d.settled_on >= (l.created AT TIME ZONE 'UTC')::date - 1) \
+        extract(epoch FROM now() - coalesce(l.schedule_began, l.created) - l.held_for)::float8, l.payload_id, p.data, \
+        l.by_hand IS DISTINCT FROM 'resend' AND EXISTS (SELECT FROM deliveries d \
+            WHERE d.environment_id = l.environment_id AND d.request_id = l.request_id \
+                AND d.status = 'delivered' AND d.settled_on >= (l.created AT TIME ZONE 'UTC')::date - 1), \
+        l.attempts_before, l.by_hand \
     FROM leased l LEFT JOIN payloads_waiting p \
         ON p.environment_id = l.environment_id AND p.payload_id = l.payload_id \
     ORDER BY l.nth";
@@ -141,11 +143,15 @@ pub struct Claimed {
     pub payload: Payload,
     /// The number of its last attempt whose outcome is known; the next attempt is one more.
     pub attempts: u32,
+    /// Of these, those that don't count for the schedule.
+    pub attempts_before: u32,
+    /// The next attempt is one that a person asked for.
+    pub by_hand: Option<ByHand>,
     /// Three claims came to no outcome, or its bytes are gone: to be settled as `Dead(WorkerLost)`, without an attempt.
     pub lost: bool,
     /// Two claims before this one came to no outcome: nothing else of its kind should be under way with it.
     pub suspect: bool,
-    /// How long ago it was made, time held not counted.
+    /// How long ago it was made, or given a new schedule; time held not counted.
     pub age: Duration,
     /// To be named by what settles it.
     pub lease_id: Uuid,
@@ -301,6 +307,8 @@ fn claimed(row: &Row, lease_id: Uuid) -> Claimed {
             event_type: row.get::<_, &str>(4).into(),
         },
         attempts: count(row.get(5)),
+        attempts_before: count(row.get(11)),
+        by_hand: row.get::<_, Option<&str>>(12).and_then(ByHand::parse),
         lost: count(row.get(6)) > CLAIMS_MAX || data.is_none(),
         suspect: count(row.get(6)) >= CLAIMS_MAX,
         age: duration(row.get(7)),

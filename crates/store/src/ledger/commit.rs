@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use uuid::Uuid;
 use webhook::DeadReason;
 
 use crate::checkout::{Checkout, limited};
@@ -90,6 +91,8 @@ struct Changes<'a> {
     straight: Vec<(&'a Entry<'a>, Settled)>,
     /// Settled after having waited.
     moved: Vec<Settling<'a>>,
+    /// Environment, requestId and payload of what waited although it is settled.
+    dropped: Vec<(&'a str, Uuid, Uuid)>,
     /// Those settled now, whichever way.
     settled: Vec<Settling<'a>>,
     attempts_waiting: Vec<(&'a Entry<'a>, &'a Attempt)>,
@@ -121,13 +124,7 @@ impl<'a> Changes<'a> {
     }
 
     /// `payload_id` is that of the waiting row, if there is one.
-    fn add(
-        &mut self,
-        entry: &'a Entry<'a>,
-        payload_id: Option<uuid::Uuid>,
-        before: Place,
-        after: Place,
-    ) {
+    fn add(&mut self, entry: &'a Entry<'a>, payload_id: Option<Uuid>, before: Place, after: Place) {
         let attempts = entry.records.iter().filter_map(|r| r.attempt.as_ref());
         match after {
             Place::Unknown => {}
@@ -151,6 +148,10 @@ impl<'a> Changes<'a> {
                 self.attempts_settled
                     .extend(attempts.map(|attempt| (entry, attempt)));
                 if !settled.new {
+                    if let (Place::Waiting(_), Some(payload_id)) = (before, payload_id) {
+                        let key = (entry.environment_id(), entry.request_id(), payload_id);
+                        self.dropped.push(key);
+                    }
                     return;
                 }
                 let settling = Settling {
@@ -197,6 +198,7 @@ impl<'a> Changes<'a> {
             pipeline.execute(client, insert, columns);
         }
         settle::move_rows(&mut pipeline, client, &self.moved).await?;
+        settle::drop_rows(&mut pipeline, client, &self.dropped).await?;
         if !self.straight.is_empty() {
             let insert = client.prepared(straight::DELIVERIES).await?;
             pipeline.execute(client, insert, straight::delivery_columns(&self.straight));

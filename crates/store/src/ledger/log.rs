@@ -12,12 +12,12 @@ use crate::error::StoreError;
 use crate::ledger::history::{AttemptView, DeliveryView, attempt, delivery};
 use crate::pool::Store;
 
-/// What waits of one status.
+/// What waits of one status; what is sent once more is delivered.
 const WAITING: &str = "\
     SELECT status, NULL AS reason, webhook_id, event_id, event_type, created, \
         CASE WHEN status = 'scheduled' AND (lease_id IS NULL OR due <= now()) THEN due END AS next_attempt, request_id \
     FROM deliveries_waiting WHERE environment_id = $1 AND webhook_id = $2 AND status = $3 \
-        AND (created, request_id) < (coalesce($4::timestamptz, 'infinity'), $5::uuid) \
+        AND by_hand IS DISTINCT FROM 'resend' AND (created, request_id) < (coalesce($4::timestamptz, 'infinity'), $5::uuid) \
     ORDER BY created DESC, request_id DESC LIMIT $6";
 /// What is settled, of one status. Each day is read by its index, and no further than the page.
 const SETTLED: &str = "\

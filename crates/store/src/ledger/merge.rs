@@ -7,7 +7,7 @@ use std::time::Duration;
 use uuid::Uuid;
 use webhook::{DeadReason, DeliveryStatus};
 
-use crate::ledger::record::{Record, Step, Written};
+use crate::ledger::record::{ByHand, Record, Step, Written};
 
 /// What stands for a delivery.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,6 +24,10 @@ pub(crate) enum Place {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Waiting {
     pub(crate) attempts: u32,
+    /// Of these, those that don't count for the schedule.
+    pub(crate) attempts_before: u32,
+    /// Its next attempt is one that a person asked for.
+    pub(crate) by_hand: Option<ByHand>,
     pub(crate) claims: u32,
     pub(crate) lease_id: Option<Uuid>,
     pub(crate) wait: Wait,
@@ -38,6 +42,8 @@ pub(crate) enum Wait {
     Due(Duration),
     /// Leased for so long.
     Leased(Duration),
+    /// Due when it would have been without the attempt by hand.
+    AsScheduled,
     /// Until its subscription is resumed.
     Held,
 }
@@ -113,29 +119,47 @@ fn merge_settled(settled: Settled, record: &Record) -> Settled {
 }
 
 fn merge_waiting(waiting: Waiting, subscription: SubscriptionState, record: &Record) -> Place {
+    if waiting.by_hand == Some(ByHand::Resend) {
+        return merge_resend(waiting, subscription, record);
+    }
     if record.step == Step::Delivered {
         return Place::Settled(delivered(waiting.attempts, record));
     }
-    if record.lease_id.is_none() || record.lease_id != waiting.lease_id {
-        // A duplicate, or the late result of a lost lease.
+    if !names_lease(waiting, record) {
         return Place::Waiting(waiting);
     }
     let attempts = attempts_after(waiting.attempts, record);
-    let due = |claims, after| {
-        let waiting = Waiting {
-            attempts,
-            claims,
-            lease_id: None,
-            wait: Wait::Due(after),
-        };
-        wait_or_end(waiting, subscription)
+    let again = Waiting {
+        attempts,
+        claims: 0,
+        lease_id: None,
+        ..waiting
     };
     match record.step {
         Step::Delivered => Place::Settled(delivered(waiting.attempts, record)),
-        Step::Retry { after } => due(0, after),
-        // The claim began nothing, so it isn't counted.
+        Step::Retry { after } => {
+            let by_hand = None;
+            let wait = Wait::Due(after);
+            wait_or_end(
+                Waiting {
+                    by_hand,
+                    wait,
+                    ..again
+                },
+                subscription,
+            )
+        }
+        Step::Tried => {
+            let tried = Waiting {
+                attempts_before: waiting.attempts_before + (attempts - waiting.attempts),
+                by_hand: None,
+                wait: Wait::AsScheduled,
+                ..again
+            };
+            wait_or_end(tried, subscription)
+        }
         Step::Schedule { after } | Step::HandBack { after } => {
-            due(waiting.claims.saturating_sub(1), after)
+            wait_or_end(unbegun(again, waiting.claims, after), subscription)
         }
         Step::HandOff { lease_id, lease } => Place::Waiting(Waiting {
             lease_id: Some(lease_id),
@@ -146,10 +170,55 @@ fn merge_waiting(waiting: Waiting, subscription: SubscriptionState, record: &Rec
     }
 }
 
+/// What history has as delivered is sent once more. Whatever that attempt comes to, or if it kills its workers, it stays
+/// delivered; only what names the lease is that attempt.
+fn merge_resend(waiting: Waiting, subscription: SubscriptionState, record: &Record) -> Place {
+    if !names_lease(waiting, record) {
+        return Place::Waiting(waiting);
+    }
+    let attempts = attempts_after(waiting.attempts, record);
+    let stays = Place::Settled(Settled {
+        status: DeliveryStatus::Delivered,
+        reason: None,
+        attempts,
+        new: false,
+    });
+    let again = Waiting {
+        lease_id: None,
+        ..waiting
+    };
+    match record.step {
+        Step::Schedule { after } | Step::HandBack { after } => match subscription {
+            SubscriptionState::Ended { .. } => stays,
+            SubscriptionState::Active | SubscriptionState::Paused => {
+                wait_or_end(unbegun(again, waiting.claims, after), subscription)
+            }
+        },
+        Step::HandOff { .. } => Place::Waiting(waiting),
+        Step::Delivered | Step::Retry { .. } | Step::Tried | Step::Dead(_) => stays,
+    }
+}
+
+/// Else it is a duplicate, or the late result of a lost lease.
+fn names_lease(waiting: Waiting, record: &Record) -> bool {
+    record.lease_id.is_some() && record.lease_id == waiting.lease_id
+}
+
+/// The last of these claims began nothing, so it isn't counted.
+fn unbegun(waiting: Waiting, claims: u32, after: Duration) -> Waiting {
+    Waiting {
+        claims: claims.saturating_sub(1),
+        wait: Wait::Due(after),
+        ..waiting
+    }
+}
+
 fn begin(subscription: SubscriptionState, record: &Record) -> Place {
     let attempts = attempts_after(0, record);
     let waiting = |claims, lease_id, wait| Waiting {
         attempts,
+        attempts_before: 0,
+        by_hand: None,
         claims,
         lease_id,
         wait,
@@ -160,6 +229,8 @@ fn begin(subscription: SubscriptionState, record: &Record) -> Place {
         Step::Retry { after } | Step::Schedule { after } | Step::HandBack { after } => {
             wait_or_end(waiting(0, None, Wait::Due(after)), subscription)
         }
+        // Nobody knows a schedule that it could stand beside.
+        Step::Tried => wait_or_end(waiting(0, None, Wait::Due(Duration::ZERO)), subscription),
         // Under way whatever the subscription's state: its result decides, or the lease's end.
         Step::HandOff { lease_id, lease } => {
             Place::Waiting(waiting(1, Some(lease_id), Wait::Leased(lease)))
@@ -260,6 +331,8 @@ mod tests {
     fn leased() -> Waiting {
         Waiting {
             attempts: 2,
+            attempts_before: 0,
+            by_hand: None,
             claims: 1,
             lease_id: Some(OURS),
             wait: Wait::AsItStands { held: false },
@@ -336,7 +409,8 @@ mod tests {
                 attempts: 0,
                 claims: 1,
                 lease_id: Some(OURS),
-                wait: Wait::Leased(MINUTE)
+                wait: Wait::Leased(MINUTE),
+                ..leased()
             })
         );
     }
@@ -355,7 +429,8 @@ mod tests {
                 attempts: 3,
                 claims: 0,
                 lease_id: None,
-                wait: Wait::Due(MINUTE)
+                wait: Wait::Due(MINUTE),
+                ..leased()
             })
         );
     }
@@ -412,7 +487,8 @@ mod tests {
                     attempts: 2,
                     claims: 0,
                     lease_id: None,
-                    wait: Wait::Due(MINUTE)
+                    wait: Wait::Due(MINUTE),
+                    ..leased()
                 })
             );
         }
@@ -434,9 +510,78 @@ mod tests {
                 attempts: 1,
                 claims: 0,
                 lease_id: None,
-                wait: Wait::Due(MINUTE)
+                wait: Wait::Due(MINUTE),
+                ..leased()
             })
         );
+    }
+
+    #[test]
+    fn what_a_failed_attempt_by_hand_leaves_is_the_schedule_as_it_stood() {
+        let by_hand = Waiting {
+            by_hand: Some(ByHand::Extra),
+            ..leased()
+        };
+        let tried = record(Step::Tried, Some(OURS), Some(3));
+
+        let after = |subscription| merge(Place::Waiting(by_hand), subscription, &tried);
+
+        let standing = Waiting {
+            attempts: 3,
+            attempts_before: 1,
+            claims: 0,
+            lease_id: None,
+            wait: Wait::AsScheduled,
+            ..leased()
+        };
+        assert_eq!(after(ACTIVE), Place::Waiting(standing));
+        let held = Waiting {
+            wait: Wait::Held,
+            ..standing
+        };
+        assert_eq!(after(SubscriptionState::Paused), Place::Waiting(held));
+    }
+
+    #[test]
+    fn what_is_sent_once_more_stays_delivered_whatever_comes() {
+        let resend = Waiting {
+            by_hand: Some(ByHand::Resend),
+            ..leased()
+        };
+        let after = |step, lease_id| {
+            let place = Place::Waiting(resend);
+            merge(place, ACTIVE, &record(step, lease_id, Some(3)))
+        };
+
+        let outcomes = [
+            Step::Delivered,
+            RETRY,
+            Step::Tried,
+            Step::Dead(DeadReason::Gone),
+            Step::Dead(DeadReason::WorkerLost),
+        ];
+        for step in outcomes {
+            let place = after(step, Some(OURS));
+            let Place::Settled(settled) = place else {
+                panic!("{step:?}: {place:?}");
+            };
+            assert_eq!(
+                (settled.status, settled.new),
+                (DeliveryStatus::Delivered, false)
+            );
+            // The attempt that was asked for is still to come.
+            for lease_id in [None, Some(OLD)] {
+                assert_eq!(after(step, lease_id), Place::Waiting(resend), "{step:?}");
+            }
+        }
+        let back = after(Step::HandBack { after: MINUTE }, Some(OURS));
+        let waits = Waiting {
+            claims: 0,
+            lease_id: None,
+            wait: Wait::Due(MINUTE),
+            ..resend
+        };
+        assert_eq!(back, Place::Waiting(waits));
     }
 
     fn steps() -> impl Strategy<Value = Step> {
@@ -445,6 +590,7 @@ mod tests {
             Just(RETRY),
             Just(Step::Schedule { after: MINUTE }),
             Just(Step::HandBack { after: MINUTE }),
+            Just(Step::Tried),
             Just(Step::Dead(DeadReason::AttemptsExhausted)),
             prop_oneof![Just(OURS), Just(OLD)].prop_map(|lease_id| Step::HandOff {
                 lease_id,

@@ -1,6 +1,7 @@
 //! The guarantees as a model: two workers, a queue, the ledger and two subscriptions, in steps that a seed chooses. What
 //! decides is the product's own (`webhook::settle`, `merge`); what carries it out is modelled, one step for each point
-//! between which a process can die: take, attempt, hand off, commit, ack, claim, sweep.
+//! between which a process can die: take, attempt, hand off, commit, ack, claim, sweep; and a person who sends again what
+//! stands in the ledger, whatever it is.
 //!
 //! A seed that fails is printed. `POSTRIDER_MODEL_SEEDS=1000000 cargo test --release -p store model` runs a million, and
 //! `POSTRIDER_MODEL_SEED=N` that one.
@@ -15,7 +16,7 @@ use webhook::{
 };
 
 use crate::ledger::merge::{Place, Settled, SubscriptionState, Wait, Waiting, ended, merge};
-use crate::ledger::record::{Attempt, Delivery, Payload, Record, Step};
+use crate::ledger::record::{Attempt, ByHand, Delivery, Payload, Record, Step};
 
 const SEEDS: u64 = 5_000;
 const STEPS: u64 = 120;
@@ -24,6 +25,8 @@ const LEASE: Duration = Duration::from_secs(35);
 const CLAIMS_MAX: u32 = 3;
 /// More rounds than the longest schedule has attempts, claims and leases.
 const ROUNDS_MAX: u32 = 500;
+/// Else a person could go on for ever.
+const WISHES_MAX: u32 = 3;
 
 /// A small generator of our own: the same numbers for the same seed, whatever the versions of crates.
 struct Random(u64);
@@ -81,6 +84,8 @@ struct Flight {
     delivery: Delivery,
     hook: usize,
     attempt: u32,
+    attempts_before: u32,
+    by_hand: Option<ByHand>,
     lease_id: Option<Uuid>,
     /// The ledger has it, under our lease.
     durable: bool,
@@ -109,8 +114,13 @@ struct Row {
     hook: usize,
     place: Place,
     due: Duration,
+    /// When its schedule goes on after an attempt by hand.
+    then_due: Duration,
+    /// What its age is counted from.
     created: Duration,
     delivery: Delivery,
+    /// A person may send it again so often.
+    wishes_left: u32,
 }
 
 struct Model {
@@ -127,6 +137,8 @@ struct Model {
     /// Requests that a receiver took in, and those that it answered with 2xx.
     received: BTreeMap<RequestId, u32>,
     answered: BTreeSet<RequestId>,
+    /// Requests that a person asked for.
+    wished: BTreeMap<RequestId, u32>,
     policy: RetryPolicy,
     crashes: u32,
 }
@@ -146,6 +158,7 @@ impl Model {
             published: BTreeSet::new(),
             received: BTreeMap::new(),
             answered: BTreeSet::new(),
+            wished: BTreeMap::new(),
             policy: RetryPolicy {
                 delay_base: Duration::from_secs(5),
                 factor: 5.0,
@@ -165,7 +178,8 @@ impl Model {
             14..34 => self.take(worker),
             34..54 => self.end_attempt(worker),
             54..59 => self.hand_off(worker),
-            59..74 => self.commit(worker),
+            59..72 => self.commit(worker),
+            72..74 => self.redeliver(),
             74..82 => self.ack(worker),
             82..88 => self.claim(worker),
             88..90 => self.sweep(),
@@ -174,6 +188,7 @@ impl Model {
             95..97 => self.change_subscription(),
             97..98 if !self.calm => self.crash(worker),
             98..99 if !self.calm => self.cut(worker),
+            99 => self.redeliver(),
             _ => {}
         }
     }
@@ -220,6 +235,8 @@ impl Model {
                 delivery,
                 hook,
                 attempt: 1,
+                attempts_before: 0,
+                by_hand: None,
                 lease_id: None,
                 durable: false,
                 began: self.now,
@@ -292,7 +309,13 @@ impl Model {
         let age = self.now.saturating_sub(flight.created);
         #[expect(clippy::cast_precision_loss, reason = "from 0 up to 1")]
         let random = (self.random.next() % 1000) as f64 / 1000.0;
-        let step = match settle(flight.attempt, age, &answer, &self.policy, random) {
+        let number = flight.attempt - flight.attempts_before;
+        let step = match settle(number, age, &answer, &self.policy, random) {
+            Settlement::Retry { .. } | Settlement::Dead(_)
+                if flight.by_hand.is_some() && outcome != Outcome::Gone =>
+            {
+                Step::Tried
+            }
             Settlement::Delivered => Step::Delivered,
             Settlement::Retry { after } => Step::Retry { after },
             Settlement::Dead(reason) => Step::Dead(reason),
@@ -356,17 +379,21 @@ impl Model {
             assert_eq!(after.written().status, DeliveryStatus::Delivered);
         }
         if let Place::Waiting(waiting) = before
-            && record.step != Step::Delivered
+            && (record.step != Step::Delivered || waiting.by_hand == Some(ByHand::Resend))
             && (record.lease_id.is_none() || record.lease_id != waiting.lease_id)
         {
             assert_eq!(after, before, "a late result changes no schedule");
         }
+        if record.step == Step::Tried
+            && let (Place::Waiting(before), Place::Waiting(after)) = (before, after)
+        {
+            let counted = |waiting: Waiting| waiting.attempts - waiting.attempts_before;
+            assert_eq!(counted(before), counted(after), "by hand doesn't count");
+        }
         if after.written().status == DeliveryStatus::Delivered {
             assert!(self.answered.contains(&id), "delivered, but to nobody");
         }
-        if let Place::Settled(settled) = after
-            && settled.reason == Some(DeadReason::Gone)
-        {
+        if record.step == Step::Dead(DeadReason::Gone) {
             self.subscriptions[pending.hook] = SubscriptionState::Ended { gone: true };
         }
         let due = match after {
@@ -374,9 +401,15 @@ impl Model {
                 wait: Wait::Due(wait) | Wait::Leased(wait),
                 ..
             }) => self.now + wait,
+            Place::Waiting(Waiting {
+                wait: Wait::AsScheduled,
+                ..
+            }) => row.map_or(self.now, |row| row.then_due.max(self.now)),
             _ => row.map_or(self.now, |row| row.due),
         };
         let created = row.map_or(self.now.saturating_sub(record.age), |row| row.created);
+        let then_due = row.map_or(self.now, |row| row.then_due);
+        let wishes_left = row.map_or(WISHES_MAX, |row| row.wishes_left);
         let delivery = record.delivery.clone();
         self.ledger.insert(
             id,
@@ -384,8 +417,10 @@ impl Model {
                 hook: pending.hook,
                 place: stored(after),
                 due,
+                then_due,
                 created,
                 delivery,
+                wishes_left,
             },
         );
     }
@@ -427,6 +462,8 @@ impl Model {
                 delivery: row.delivery.clone(),
                 hook: row.hook,
                 attempt: waiting.attempts + 1,
+                attempts_before: waiting.attempts_before,
+                by_hand: waiting.by_hand,
                 lease_id: Some(lease_id),
                 durable: true,
                 began: self.now,
@@ -435,7 +472,7 @@ impl Model {
             let age = self.now.saturating_sub(row.created);
             let given_up = if waiting.claims > CLAIMS_MAX {
                 Some(DeadReason::WorkerLost)
-            } else if age > self.policy.age_max {
+            } else if waiting.by_hand.is_none() && age > self.policy.age_max {
                 Some(DeadReason::TooOld)
             } else {
                 None
@@ -478,12 +515,64 @@ impl Model {
                     waiting.lease_id = None;
                 }
                 SubscriptionState::Ended { gone } if !leased => {
-                    let settled = ended(gone, waiting.attempts);
+                    let settled = match waiting.by_hand {
+                        Some(ByHand::Resend) => delivered(waiting.attempts),
+                        _ => ended(gone, waiting.attempts),
+                    };
                     row.place = stored(Place::Settled(settled));
                 }
                 _ => {}
             }
         }
+    }
+
+    /// As `redeliver` does it in SQL.
+    fn redeliver(&mut self) {
+        let ids: Vec<RequestId> = self.ledger.keys().copied().collect();
+        if ids.is_empty() {
+            return;
+        }
+        let id = ids[self.random.below(ids.len())];
+        let row = self.ledger.get_mut(&id).unwrap();
+        let state = self.subscriptions[row.hook];
+        if matches!(state, SubscriptionState::Ended { .. }) || row.wishes_left == 0 {
+            return;
+        }
+        let paused = state == SubscriptionState::Paused;
+        match &mut row.place {
+            Place::Unknown => return,
+            Place::Waiting(waiting) => {
+                let leased = waiting.lease_id.is_some() && row.due > self.now;
+                if leased || paused {
+                    return;
+                }
+                if waiting.is_held() {
+                    waiting.wait = Wait::AsItStands { held: false };
+                    row.due = self.now;
+                } else if row.due > self.now && waiting.by_hand.is_none() {
+                    waiting.by_hand = Some(ByHand::Extra);
+                    row.then_due = row.due;
+                    row.due = self.now;
+                } else {
+                    return;
+                }
+            }
+            Place::Settled(settled) => {
+                let resend = settled.status == DeliveryStatus::Delivered;
+                row.place = Place::Waiting(Waiting {
+                    attempts: settled.attempts,
+                    attempts_before: settled.attempts,
+                    by_hand: resend.then_some(ByHand::Resend),
+                    claims: 0,
+                    lease_id: None,
+                    wait: Wait::AsItStands { held: paused },
+                });
+                row.due = self.now;
+                row.created = self.now;
+            }
+        }
+        row.wishes_left -= 1;
+        *self.wished.entry(id).or_default() += 1;
     }
 
     fn pass_time(&mut self) {
@@ -575,16 +664,29 @@ impl Model {
         for (id, row) in &self.ledger {
             let written = row.place.written();
             let received = self.received.get(id).copied().unwrap_or(0);
+            let wished = self.wished.get(id).copied().unwrap_or(0);
             // Only a crash can take the word of a success with it.
             if self.crashes == 0 && self.answered.contains(id) {
                 assert_eq!(written.status, DeliveryStatus::Delivered, "{id}");
             }
             if self.calm {
-                assert!(received <= 1, "{id} was sent {received} times in calm");
+                assert!(
+                    received <= 1 + wished,
+                    "{id} was sent {received} times in calm, {wished} of them by hand"
+                );
                 // Else a worker may be gone, or frozen past its leases.
                 assert_ne!(written.dead, Some(DeadReason::WorkerLost), "{id}");
             }
         }
+    }
+}
+
+fn delivered(attempts: u32) -> Settled {
+    Settled {
+        status: DeliveryStatus::Delivered,
+        reason: None,
+        attempts,
+        new: false,
     }
 }
 

@@ -84,6 +84,8 @@ pub enum Step {
     },
     /// Given up. `Dead(Gone)` disables the subscription too.
     Dead(DeadReason),
+    /// An attempt by hand failed: it is recorded, and all stands as before it.
+    Tried,
     /// No attempt was made (a spill, an open circuit): to be looked at again in `after`. Doesn't count as a claim.
     Schedule {
         /// In how long.
@@ -101,6 +103,31 @@ pub enum Step {
         /// In how long.
         after: Duration,
     },
+}
+
+/// An attempt that a person asked for and the schedule didn't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ByHand {
+    /// Of a delivery that waits: beside its schedule, which goes on as it stood.
+    Extra,
+    /// Of a delivery that stays delivered whatever comes.
+    Resend,
+}
+
+impl ByHand {
+    /// The word in the database.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Extra => "extra",
+            Self::Resend => "resend",
+        }
+    }
+
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        [Self::Extra, Self::Resend]
+            .into_iter()
+            .find(|by_hand| by_hand.as_str() == text)
+    }
 }
 
 /// One thing that happened to one delivery.

@@ -162,6 +162,9 @@ pub(crate) async fn drop_rows<'a>(
     client: &'a Checkout,
     rows: &[(&'a str, Uuid, Uuid)],
 ) -> Result<(), StoreError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
     for sql in [LOCK_ROWS, DROP] {
         let keys = rows.iter().map(|row| (row.0, row.1));
         execute_keyed(pipeline, client, sql, keys).await?;

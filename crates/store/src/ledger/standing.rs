@@ -9,11 +9,13 @@ use crate::checkout::Checkout;
 use crate::error::StoreError;
 use crate::ledger::group::{Entry, Group};
 use crate::ledger::merge::{Place, Settled, SubscriptionState, Wait, Waiting};
+use crate::ledger::record::ByHand;
 use crate::ledger::units::count;
 
 /// In the order of the keys, as every worker locks them.
 const WAITING: &str = "\
-    SELECT u.position, w.status, w.attempts, w.claims, w.lease_id, w.payload_id \
+    SELECT u.position, w.status, w.attempts, w.claims, w.lease_id, w.payload_id, \
+        w.attempts_before, w.by_hand \
     FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS u(environment_id, request_id, position) \
         JOIN deliveries_waiting w ON w.environment_id = u.environment_id AND w.request_id = u.request_id \
     ORDER BY w.environment_id, w.request_id FOR UPDATE OF w";
@@ -89,6 +91,8 @@ pub(crate) async fn begin(client: &Checkout, group: &Group<'_>) -> Result<Standi
         let at = position(row);
         standing.places[at] = Place::Waiting(Waiting {
             attempts: count(row.get(2)),
+            attempts_before: count(row.get(6)),
+            by_hand: row.get::<_, Option<&str>>(7).and_then(ByHand::parse),
             claims: count(row.get(3)),
             lease_id: row.get(4),
             wait: Wait::AsItStands {

@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use tokio_postgres::Row;
+use uuid::Uuid;
 use webhook::DeadReason;
 
 use crate::checkout::{Checkout, limited};
@@ -50,16 +51,16 @@ const HOLD: &str = "\
     UPDATE deliveries_waiting w SET status = 'held', due = NULL, lease_id = NULL, held_since = now() \
     FROM waiting h WHERE w.environment_id = $1 AND w.request_id = h.request_id";
 const SCHEDULED: &str = "\
-    SELECT request_id, attempts, payload_id FROM deliveries_waiting \
+    SELECT request_id, attempts, payload_id, by_hand IS NOT DISTINCT FROM 'resend' FROM deliveries_waiting \
     WHERE environment_id = $1 AND webhook_id = $2 AND status = 'scheduled' AND (lease_id IS NULL OR due <= now()) \
     ORDER BY due LIMIT $3 FOR UPDATE SKIP LOCKED";
 const HELD: &str = "\
-    SELECT request_id, attempts, payload_id FROM deliveries_waiting \
+    SELECT request_id, attempts, payload_id, by_hand IS NOT DISTINCT FROM 'resend' FROM deliveries_waiting \
     WHERE environment_id = $1 AND webhook_id = $2 AND status = 'held' \
     ORDER BY created LIMIT $3 FOR UPDATE SKIP LOCKED";
 /// By the index of held rows' times: none that is kept is read.
 const EXPIRED: &str = "\
-    SELECT request_id, attempts, payload_id FROM deliveries_waiting \
+    SELECT request_id, attempts, payload_id, by_hand IS NOT DISTINCT FROM 'resend' FROM deliveries_waiting \
     WHERE environment_id = $1 AND webhook_id = $2 AND status = 'held' \
         AND held_since <= now() - make_interval(secs => $3) \
     ORDER BY held_since LIMIT $4 FOR UPDATE SKIP LOCKED";
@@ -249,7 +250,8 @@ fn number(rows: u64, limit: u32) -> u32 {
     u32::try_from(rows).unwrap_or(limit).min(limit)
 }
 
-/// Settles what waits no more, as `settled` says by the number of its attempts.
+/// Settles what waits no more, as `settled` says by the number of its attempts. What was to be sent once more only leaves:
+/// it is delivered.
 async fn end(
     client: &Checkout,
     webhook: Webhook<'_>,
@@ -259,6 +261,13 @@ async fn end(
     if rows.is_empty() {
         return Ok(());
     }
+    let (resends, rows): (Vec<&Row>, Vec<&Row>) =
+        rows.iter().partition(|row| row.get::<_, bool>(3));
+    let mut dropped: Vec<(&str, Uuid, Uuid)> = resends
+        .iter()
+        .map(|row| (webhook.environment_id, row.get(0), row.get(2)))
+        .collect();
+    dropped.sort_unstable();
     let mut settling: Vec<Settling<'_>> = rows
         .iter()
         .map(|row| Settling {
@@ -271,6 +280,7 @@ async fn end(
         .collect();
     settling.sort_unstable_by_key(|settling| settling.request_id);
     let mut pipeline = Pipeline::default();
+    settle::drop_rows(&mut pipeline, client, &dropped).await?;
     settle::move_rows(&mut pipeline, client, &settling).await?;
     settle::move_payloads(&mut pipeline, client, &settling).await?;
     settle::announce_dead(&mut pipeline, client, &settling).await?;

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::ledger::group::Entry;
 use crate::ledger::merge::{Wait, Waiting};
 use crate::ledger::pipeline::Columns;
-use crate::ledger::record::Attempt;
+use crate::ledger::record::{Attempt, ByHand};
 use crate::ledger::units::{integer, milliseconds, seconds};
 
 /// Of a response's body so much is kept.
@@ -29,10 +29,15 @@ pub(crate) const INSERT: &str = "\
 /// Changed rows, locked before.
 pub(crate) const UPDATE: &str = "\
     UPDATE deliveries_waiting w SET status = CASE WHEN u.wait IS NULL THEN 'held' ELSE 'scheduled' END, \
-        attempts = u.attempts, claims = u.claims, due = now() + make_interval(secs => u.wait), lease_id = u.lease_id, \
-        held_since = CASE WHEN u.wait IS NULL THEN coalesce(w.held_since, now()) END \
-    FROM unnest($1::text[], $2::uuid[], $3::int4[], $4::int4[], $5::float8[], $6::uuid[]) \
-        AS u(environment_id, request_id, attempts, claims, wait, lease_id) \
+        attempts = u.attempts, claims = u.claims, lease_id = u.lease_id, \
+        due = CASE WHEN u.as_scheduled THEN GREATEST(coalesce(w.then_due, now()), now()) \
+            ELSE now() + make_interval(secs => u.wait) END, \
+        held_since = CASE WHEN u.wait IS NULL THEN coalesce(w.held_since, now()) END, \
+        attempts_before = u.attempts_before, by_hand = u.by_hand, \
+        then_due = CASE WHEN u.by_hand IS NOT NULL THEN w.then_due END \
+    FROM unnest($1::text[], $2::uuid[], $3::int4[], $4::int4[], $5::float8[], $6::uuid[], $7::int4[], $8::text[], \
+            $9::bool[]) \
+        AS u(environment_id, request_id, attempts, claims, wait, lease_id, attempts_before, by_hand, as_scheduled) \
     WHERE w.environment_id = u.environment_id AND w.request_id = u.request_id";
 
 /// Attempts of what waits.
@@ -56,10 +61,11 @@ pub(crate) const PAYLOADS: &str = "\
         WHERE w.environment_id = u.environment_id AND w.payload_id = u.payload_id) \
     ON CONFLICT (environment_id, payload_id) DO UPDATE SET payload_id = EXCLUDED.payload_id";
 
-/// Seconds to wait, or none for what is held or stays as it stands.
+/// Seconds to wait, or none for what is held or stays as it stands. What is due as scheduled may be so now.
 pub(crate) fn wait_seconds(waiting: &Waiting) -> Option<f64> {
     match waiting.wait {
         Wait::Due(after) | Wait::Leased(after) => Some(seconds(after)),
+        Wait::AsScheduled => Some(0.0),
         Wait::Held | Wait::AsItStands { .. } => None,
     }
 }
@@ -96,6 +102,21 @@ pub(crate) fn update_columns<'a>(rows: &[(&'a Entry<'a>, Waiting)]) -> Columns<'
         Box::new(waits().map(|w| integer(w.claims)).collect::<Vec<_>>()),
         Box::new(waits().map(wait_seconds).collect::<Vec<_>>()),
         Box::new(waits().map(|w| w.lease_id).collect::<Vec<_>>()),
+        Box::new(
+            waits()
+                .map(|w| integer(w.attempts_before))
+                .collect::<Vec<_>>(),
+        ),
+        Box::new(
+            waits()
+                .map(|w| w.by_hand.map(ByHand::as_str))
+                .collect::<Vec<_>>(),
+        ),
+        Box::new(
+            waits()
+                .map(|w| w.wait == Wait::AsScheduled)
+                .collect::<Vec<_>>(),
+        ),
     ]
 }
 

@@ -1,0 +1,204 @@
+//! A person sends deliveries again through the API, and workers send them.
+
+use hyper::Method;
+use serde_json::{Value, json};
+use tests::receiver::Reply;
+use webhook::{DeliveryStatus, RequestId};
+
+use super::tenant::Tenant;
+use crate::world::{ENV, SOON, request_id};
+
+pub(super) struct Case {
+    pub(super) t: Tenant,
+    pub(super) webhook_id: String,
+}
+
+impl Case {
+    pub(super) async fn new(test: &str, settings: &[(&str, &str)]) -> Self {
+        let t = Box::pin(Tenant::with(test, settings)).await;
+        let url = t.world.receiver.url("/hook");
+        let made = t
+            .subscribe(json!({"types": ["card-published"], "url": url}))
+            .await;
+        let webhook_id = made["id"].as_str().unwrap().to_owned();
+        Self { t, webhook_id }
+    }
+
+    fn id(&self, event_id: &str) -> RequestId {
+        request_id(&self.webhook_id, event_id)
+    }
+
+    async fn redeliver(&self, token: &str, environment_id: &str, event_id: &str) -> (u16, Value) {
+        let id = self.id(event_id);
+        let path = format!("/v1/{environment_id}/deliveries/{id}/redeliver");
+        let answer = self.t.send(token, Method::POST, &path, "").await;
+        (answer.status.as_u16(), answer.json())
+    }
+
+    async fn accepted(&self, event_id: &str) -> Value {
+        let (status, body) = self.redeliver(&self.t.workbench, ENV, event_id).await;
+        assert_eq!(status, 202, "{body}");
+        body["data"].clone()
+    }
+
+    async fn refused(&self, event_id: &str) -> (u16, String) {
+        let (status, body) = self.redeliver(&self.t.workbench, ENV, event_id).await;
+        let problem = body["type"].as_str().unwrap().rsplit('/').next().unwrap();
+        (status, problem.to_owned())
+    }
+
+    async fn set_status(&self, status: &str) {
+        let path = format!("/v1/env-1/webhook/{}", self.webhook_id);
+        let body = json!({"status": status}).to_string();
+        let answer = self.t.send(&self.t.workbench, Method::PATCH, &path, &body);
+        assert_eq!(answer.await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn what_is_dead_is_sent_again_with_the_same_bytes_and_numbers_that_go_on() {
+    let c = Case::new("redeliver_dead", &[]).await;
+    let world = &c.t.world;
+    let failures = vec![Reply::status(500); 4];
+    world.receiver.script("/hook", failures);
+    world.publish("card-published", "ev-1").await;
+    world.wait_status(c.id("ev-1"), DeliveryStatus::Dead).await;
+    // Nothing was delivered since: it is paused, and the wish waits with it.
+    let held = c.accepted("ev-1").await;
+    assert_eq!(held["status"], "held");
+    assert_eq!(world.receiver.requests("/hook").len(), 4);
+    // Its schedule begins anew: three failures more, and the fourth attempt is answered.
+    let mut replies = vec![Reply::status(500); 3];
+    replies.push(Reply::status(200));
+    world.receiver.script("/hook", replies);
+
+    c.set_status("active").await;
+
+    let view = world
+        .wait_status(c.id("ev-1"), DeliveryStatus::Delivered)
+        .await;
+    let numbers: Vec<u32> = view.attempts.iter().map(|made| made.attempt).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6, 7, 8]);
+    let requests = world.receiver.requests("/hook");
+    let told: Vec<_> = requests
+        .iter()
+        .map(|request| request.header("postrider-attempt").unwrap())
+        .collect();
+    assert_eq!(told, ["1", "2", "3", "4", "5", "6", "7", "8"]);
+    for request in &requests {
+        assert_eq!(request.body, requests[0].body);
+        assert_eq!(
+            request.header("webhook-id"),
+            requests[0].header("webhook-id")
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_is_delivered_is_sent_once_more_and_stays_delivered() {
+    let c = Case::new("redeliver_delivered", &[]).await;
+    let world = &c.t.world;
+    world.publish("card-published", "ev-1").await;
+    world
+        .wait_status(c.id("ev-1"), DeliveryStatus::Delivered)
+        .await;
+    world
+        .receiver
+        .script("/hook", [Reply::status(500), Reply::status(200)]);
+
+    let standing = c.accepted("ev-1").await;
+
+    assert_eq!(standing["status"], "delivered");
+    world.receiver.wait_for(2, "/hook", SOON).await;
+    let recorded = tests::wait::wait_until(SOON, "the attempt in the log", async || {
+        let view = world.store.delivery(ENV, c.id("ev-1")).await.unwrap()?;
+        (view.attempts.len() == 2).then_some(view)
+    })
+    .await;
+    assert_eq!(recorded.status, DeliveryStatus::Delivered);
+    assert_eq!(recorded.attempts[1].status, Some(500));
+    // A success in between shows that nothing of it is left to come.
+    world.publish("card-published", "ev-2").await;
+    world
+        .wait_status(c.id("ev-2"), DeliveryStatus::Delivered)
+        .await;
+    assert_eq!(
+        world
+            .number("SELECT count(*) FROM deliveries_waiting")
+            .await,
+        0
+    );
+    assert_eq!(world.receiver.requests("/hook").len(), 3);
+}
+
+#[tokio::test]
+async fn what_waits_has_an_attempt_now_and_its_schedule_goes_on() {
+    let hour = ("POSTRIDER__RETRY__DELAY_BASE", "1h");
+    let long = ("POSTRIDER__RETRY__DELAY_MAX", "2h");
+    let c = Case::new("redeliver_waiting", &[hour, long]).await;
+    let world = &c.t.world;
+    world
+        .receiver
+        .script("/hook", [500, 502, 200].map(Reply::status));
+    world.publish("card-published", "ev-1").await;
+    let planned = world
+        .wait_status(c.id("ev-1"), DeliveryStatus::Scheduled)
+        .await
+        .next_attempt;
+
+    c.accepted("ev-1").await;
+
+    let tried = tests::wait::wait_until(SOON, "the attempt in the log", async || {
+        let view = world.store.delivery(ENV, c.id("ev-1")).await.unwrap()?;
+        (view.attempts.len() == 2).then_some(view)
+    })
+    .await;
+    assert_eq!(tried.next_attempt, planned);
+    c.accepted("ev-1").await;
+    world
+        .wait_status(c.id("ev-1"), DeliveryStatus::Delivered)
+        .await;
+    assert_eq!(world.receiver.requests("/hook").len(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_sent_again_is_refused_with_its_reason() {
+    let c = Case::new("redeliver_refused", &[]).await;
+    let world = &c.t.world;
+    let foreign = Tenant::first_token(world, &c.t.base, "env-2", "workbench").await;
+    let unknown = c.refused("ev-1").await;
+    assert_eq!(unknown, (404, "not-found".into()));
+    world
+        .receiver
+        .script("/hook", [Reply::hang(), Reply::status(200)]);
+    world.publish("card-published", "ev-1").await;
+    world
+        .wait_status(c.id("ev-1"), DeliveryStatus::Scheduled)
+        .await;
+    assert_eq!(c.refused("ev-1").await, (409, "conflict".into()));
+    world.publish("card-published", "ev-2").await;
+    world
+        .wait_status(c.id("ev-2"), DeliveryStatus::Delivered)
+        .await;
+
+    let (status, _) = c.redeliver(&foreign, "env-2", "ev-2").await;
+    assert_eq!(status, 404);
+    let (status, _) = c.redeliver(&foreign, ENV, "ev-2").await;
+    assert_eq!(status, 403);
+    let (status, _) = c.redeliver(&c.t.events, ENV, "ev-2").await;
+    assert_eq!(status, 403);
+    let path = format!("/v1/env-1/deliveries/{}/redeliver", c.id("ev-2"));
+    let answer = c.t.post(&c.t.workbench, &path, json!({"at": 1})).await;
+    assert_eq!(answer.status, 422);
+    assert_eq!(super::tenant::pointers(&answer), ["#/at"]);
+    world
+        .sql
+        .batch_execute("DELETE FROM payloads")
+        .await
+        .unwrap();
+    assert_eq!(c.refused("ev-2").await, (410, "payload-gone".into()));
+    let path = format!("/v1/env-1/webhook/{}", c.webhook_id);
+    let disabled = c.t.send(&c.t.workbench, Method::DELETE, &path, "").await;
+    assert_eq!(disabled.status, 200);
+    assert_eq!(c.refused("ev-2").await, (409, "conflict".into()));
+}
