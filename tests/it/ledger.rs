@@ -8,6 +8,7 @@ mod log;
 mod lookup;
 mod pause;
 mod redeliver;
+mod redelivery;
 mod schema;
 mod subscriptions;
 mod sweep;

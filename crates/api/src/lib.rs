@@ -19,6 +19,7 @@ mod names;
 mod oauth;
 mod openapi;
 mod problem;
+mod redeliveries;
 mod route_table;
 mod routes;
 mod secrets;

@@ -16,7 +16,7 @@ const ENVIRONMENT_ID_BYTES_MAX: usize = 64;
 pub(crate) struct Names {
     /// An environment's id, which may be nobody's.
     pub(crate) env: String,
-    /// A `webhookId`, `clientId` or `requestId`, where the route has one.
+    /// A `webhookId`, `clientId`, `requestId` or `redeliveryId`, where the route has one.
     pub(crate) id: String,
     /// Whether `id` can be one. That it can't is told only to whom the environment is open.
     pub(crate) possible: bool,
@@ -41,7 +41,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Names {
             }
             names.possible = match name {
                 "clientId" => is_client_id(value),
-                "requestId" => is_request_id(value),
+                "requestId" | "redeliveryId" => is_request_id(value),
                 _ => is_webhook_id(value),
             };
             names.id = value.to_owned();

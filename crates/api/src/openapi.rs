@@ -6,6 +6,7 @@ pub(crate) mod deliveries;
 pub(crate) mod events;
 mod operation;
 mod problems;
+pub(crate) mod redeliveries;
 mod schema;
 pub(crate) mod token;
 pub(crate) mod webhooks;
@@ -100,7 +101,10 @@ fn tags() -> [Tag; 6] {
         ("Token", "Access tokens by client credentials."),
         ("Credentials", "Who may use the API."),
         ("Webhooks", "Subscriptions: what is sent where."),
-        ("Deliveries", "The log: what became of what was sent."),
+        (
+            "Deliveries",
+            "The log: what became of what was sent, and sending it again.",
+        ),
         ("Events", "Events by HTTP."),
         ("Document", "What describes the API."),
     ]
@@ -163,6 +167,7 @@ fn components() -> Components {
         ("TokenError", token::error_schema()),
         ("Webhook", webhooks::schema()),
         ("Delivery", deliveries::schema()),
+        ("Redelivery", redeliveries::schema()),
     ] {
         components = components.schema(name, schema);
     }
@@ -188,6 +193,12 @@ fn components() -> Components {
             "A delivery's id, the requestId.",
             "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
             deliveries::REQUEST_ID,
+        ),
+        parameter(
+            "redeliveryId",
+            "A redelivery's id.",
+            "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$",
+            redeliveries::REDELIVERY_ID,
         ),
     ] {
         components = components.parameter(parameter.name.clone(), parameter);

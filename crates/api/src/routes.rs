@@ -34,6 +34,7 @@ use crate::names::Names;
 use crate::oauth::{self, TokenLimits};
 use crate::openapi;
 use crate::problem::Problem;
+use crate::redeliveries;
 use crate::route_table::RouteTable;
 use crate::settings::ApiSettings;
 use crate::subscription_body::UrlRules;
@@ -175,7 +176,10 @@ pub(crate) fn described() -> Paths {
 }
 
 fn table() -> RouteTable {
-    use openapi::{credentials as c, deliveries as d, events as e, token as t, webhooks as w};
+    use openapi::{
+        credentials as c, deliveries as d, events as e, redeliveries as r, token as t,
+        webhooks as w,
+    };
     RouteTable::new()
         .route(Post, "/oauth2/token", token, t::ask())
         .route(
@@ -219,6 +223,18 @@ fn table() -> RouteTable {
             "/v1/{env}/deliveries/{requestId}/redeliver",
             redeliver,
             d::redeliver(),
+        )
+        .route(
+            Post,
+            "/v1/{env}/webhook/{id}/redeliver",
+            redeliver_dead,
+            r::redeliver_dead(),
+        )
+        .route(
+            Get,
+            "/v1/{env}/redeliveries/{redeliveryId}",
+            show_redelivery,
+            r::show(),
         )
         .route(Post, "/v1/{env}/events", publish, e::publish())
         .route(Get, "/openapi.json", document, openapi::document())
@@ -370,6 +386,28 @@ async fn redeliver(State(api): Shared, names: Names, request: Request) -> Answer
     admitted.nothing(api.settings.body_bytes_max).await?;
     let standing = deliveries::redeliver(&api.store, &names.env, &names.id).await?;
     Ok(json(StatusCode::ACCEPTED, &standing))
+}
+
+async fn redeliver_dead(State(api): Shared, names: Names, request: Request) -> Answer {
+    let admitted = api.workbench(request, &names).await?;
+    let object = admitted
+        .optional_object(api.settings.body_bytes_max)
+        .await?;
+    let (id, accepted) =
+        redeliveries::redeliver_dead(&api.store, &names.env, &names.id, &object).await?;
+    let mut response = json(StatusCode::ACCEPTED, &accepted);
+    if let Some(id) = id
+        && let Ok(path) = HeaderValue::from_str(&format!("/v1/{}/redeliveries/{id}", names.env))
+    {
+        response.headers_mut().insert(header::LOCATION, path);
+    }
+    Ok(response)
+}
+
+async fn show_redelivery(State(api): Shared, names: Names, request: Request) -> Answer {
+    api.workbench(request, &names).await?;
+    let shown = redeliveries::get(&api.store, &names.env, &names.id).await?;
+    Ok(json(StatusCode::OK, &shown))
 }
 
 async fn publish(State(api): Shared, names: Names, request: Request) -> Answer {

@@ -1,5 +1,5 @@
 //! What has to happen now and then, whoever does it: partitions made ahead and dropped after their time, held and
-//! cancelled deliveries swept, the gauges of the whole ledger and of the queues; and whether Postgres answers at all.
+//! cancelled deliveries swept, the dead of a span brought back, the gauges of the whole ledger and of the queues; and whether Postgres answers at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEEP_ROWS: u32 = 500;
+const REDELIVER_EVERY: Duration = Duration::from_secs(1);
+/// Redeliveries that ended can be read for so long.
+const REDELIVERIES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 const GAUGES_EVERY: Duration = Duration::from_secs(2);
 const PARTITIONS_EVERY: Duration = Duration::from_secs(600);
 const PARTITIONS_AHEAD_DAYS: u32 = 7;
@@ -45,6 +48,7 @@ impl Upkeep {
             self.keep_probing(),
             self.keep_partitions(),
             self.keep_swept(),
+            self.keep_redelivered(),
             self.keep_gauges()
         );
     }
@@ -66,6 +70,7 @@ impl Upkeep {
             .store
             .drop_partitions(self.retention.deliveries, self.retention.payloads)
             .await?;
+        self.store.forget_redeliveries(REDELIVERIES_KEPT).await?;
         if dropped > 0 {
             tracing::info!(dropped, "dropped partitions past their retention");
         }
@@ -78,6 +83,24 @@ impl Upkeep {
             ticks.tick().await;
             if let Err(error) = self.sweep().await {
                 tracing::debug!(%error, "the sweep was broken off; what is left comes again");
+            }
+        }
+    }
+
+    async fn keep_redelivered(&self) {
+        let mut ticks = every(REDELIVER_EVERY);
+        loop {
+            ticks.tick().await;
+            // A portion's redelivery has its next turn a second later, so this ends.
+            loop {
+                match self.store.redeliver_portion().await {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => {
+                        tracing::debug!(%error, "a redelivery was broken off; its portion comes again");
+                        break;
+                    }
+                }
             }
         }
     }

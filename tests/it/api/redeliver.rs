@@ -202,3 +202,63 @@ async fn what_cannot_be_sent_again_is_refused_with_its_reason() {
     assert_eq!(disabled.status, 200);
     assert_eq!(c.refused("ev-2").await, (409, "conflict".into()));
 }
+
+#[tokio::test]
+async fn a_span_of_dead_ones_is_sent_again_through_kills_of_worker_and_api() {
+    const COUNT: i64 = 500;
+    let timeout = ("POSTRIDER__DELIVERY__TIMEOUT", "1s");
+    let mut c = Case::new("redeliver_span", &[timeout]).await;
+    let sql = "
+        WITH made AS (SELECT n, gen_random_uuid() AS id, (now() AT TIME ZONE 'UTC')::date AS day
+            FROM generate_series(1, $2::bigint) AS n),
+        kept AS (INSERT INTO payloads SELECT 'env-1', id, day, '{}' FROM made),
+        tried AS (INSERT INTO attempts SELECT 'env-1', id, 1, now(), 1, 'timeout', NULL, NULL, NULL, day FROM made)
+        INSERT INTO deliveries SELECT 'env-1', id, $1, 'ev-' || n, 'card-published', 'dead', 'too_old', 1, now(), now(),
+            id, day FROM made";
+    let rows = c.t.world.sql.execute(sql, &[&c.webhook_id, &COUNT]).await;
+    assert_eq!(rows.unwrap(), COUNT as u64);
+    let path = format!("/v1/env-1/webhook/{}/redeliver", c.webhook_id);
+    let wrong =
+        c.t.post(&c.t.workbench, &path, json!({"status": "held"}))
+            .await;
+    assert_eq!(wrong.status, 422);
+    assert_eq!(super::tenant::pointers(&wrong), ["#/status"]);
+    let none =
+        json!({"status": "dead", "since": "2020-01-01T00:00:00Z", "until": "2020-01-02T00:00:00Z"});
+    let none = c.t.post(&c.t.workbench, &path, none).await;
+    assert_eq!(none.json(), json!({"data": {"accepted": 0}}));
+
+    let span =
+        json!({"status": "dead", "since": "2020-01-01T00:00:00Z", "until": "2099-01-01T00:00:00Z"});
+    let accepted = c.t.post(&c.t.workbench, &path, span).await;
+
+    assert_eq!(accepted.status, 202, "{}", accepted.text());
+    assert_eq!(accepted.json(), json!({"data": {"accepted": COUNT}}));
+    let location = accepted.header("location").unwrap().to_owned();
+    // Right after the answer, and again in the midst.
+    c.t.serve.kill();
+    c.t.restart(&[timeout]).await;
+    wait_delivered(&c, COUNT / 4).await;
+    c.t.serve.kill();
+    c.t.restart(&[timeout]).await;
+    wait_delivered(&c, COUNT).await;
+    let shown = c.t.send(&c.t.workbench, Method::GET, &location, "").await;
+    let shown = shown.json()["data"].clone();
+    assert_eq!(shown["accepted"], json!(COUNT));
+    assert_eq!(shown["redelivered"], json!(COUNT));
+    let twice = "SELECT count(*) FROM (SELECT FROM deliveries GROUP BY request_id HAVING count(*) > 1) AS twice";
+    assert_eq!(c.t.world.number(twice).await, 0);
+    // Only what was under way in a kill has been sent twice.
+    let requests = c.t.world.receiver.requests("/hook").len() as i64;
+    assert!(requests >= COUNT);
+    assert!(requests <= COUNT * 5 / 4, "{requests} requests");
+}
+
+async fn wait_delivered(c: &Case, at_least: i64) {
+    let delivered = "SELECT count(DISTINCT request_id) FROM deliveries WHERE status = 'delivered'";
+    let what = format!("{at_least} delivered");
+    tests::wait::wait_until(SOON * 3, &what, async || {
+        (c.t.world.number(delivered).await >= at_least).then_some(())
+    })
+    .await;
+}

@@ -52,6 +52,18 @@ impl Tenant {
         tenant
     }
 
+    /// `serve` once more at the same address, after it has ended, with these settings.
+    pub(super) async fn restart(&mut self, settings: &[(&str, &str)]) {
+        let listen = self.base.trim_start_matches("http://");
+        let mut all = vec![
+            ("POSTRIDER__API__LISTEN", listen),
+            ("POSTRIDER__AUTH__TOKEN_KEYS", TOKEN_KEYS),
+        ];
+        all.extend(settings);
+        self.serve = Postrider::start(&["serve"], &self.world.environment(&all));
+        self.serve.wait_ready(SOON).await;
+    }
+
     /// By the command line.
     pub(super) async fn first_token(
         world: &World,

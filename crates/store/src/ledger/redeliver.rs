@@ -43,7 +43,8 @@ const RESEND_WAITING: &str = "\
     WHERE environment_id = $1 AND request_id = $2";
 
 /// Back from history, with their attempts, and with a copy of their payloads: the outbox may need those of history. Numbers
-/// go on after the last attempt in the log, schedule and age begin anew. A row that waits already stays as it is.
+/// go on after the last attempt in the log, schedule and age begin anew. A row that waits already stays as it is, and what is
+/// delivered all the same isn't dead.
 const REVIVE: &str = "\
     WITH kept AS (SELECT DISTINCT ON (d.request_id) d.request_id, d.webhook_id, d.event_id, d.event_type, d.created, \
             d.payload_id, p.data, GREATEST(d.attempts, (SELECT max(a.attempt) FROM attempts a \
@@ -51,6 +52,8 @@ const REVIVE: &str = "\
         FROM unnest($2::uuid[]) AS u(request_id) \
             JOIN deliveries d ON d.environment_id = $1 AND d.request_id = u.request_id AND d.status <> 'delivered' \
             JOIN payloads p ON p.environment_id = $1 AND p.payload_id = d.payload_id AND p.settled_on = d.settled_on \
+        WHERE NOT EXISTS (SELECT FROM deliveries o \
+            WHERE o.environment_id = $1 AND o.request_id = u.request_id AND o.status = 'delivered') \
         ORDER BY d.request_id, d.settled DESC), \
     begun AS (INSERT INTO deliveries_waiting (environment_id, request_id, webhook_id, event_id, event_type, status, \
             attempts, attempts_before, claims, created, schedule_began, due, held_since, payload_id, payload_bytes) \
