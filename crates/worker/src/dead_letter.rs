@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use webhook::NoEventReason;
 
 use crate::message::Hold;
-use crate::pauses;
 use crate::metrics::{Metrics, Published};
+use crate::pauses;
 use crate::publisher::{Publication, Publisher};
 use crate::topology::{DEAD_EVENTS_KEY, DEAD_EXCHANGE};
 

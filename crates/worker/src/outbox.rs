@@ -9,8 +9,8 @@ use store::{OutboxKind, OutboxMessage, Store, StoreError};
 use tokio::sync::Notify;
 use webhook::Envelope;
 
-use crate::pauses;
 use crate::metrics::Published;
+use crate::pauses;
 use crate::publisher::{Publication, PublishError, Publisher};
 use crate::topology::{DEAD_DELIVERIES_KEY, DEAD_EXCHANGE, NOTICES_EXCHANGE};
 

@@ -10,8 +10,8 @@ use lapin::{BasicProperties, Channel, Confirmation};
 use tokio::sync::{Notify, watch};
 
 use crate::broker::{answered, connect};
-use crate::pauses;
 use crate::metrics::{Metrics, Published, Publishing};
+use crate::pauses;
 use crate::settings::AmqpSettings;
 use crate::topology;
 
