@@ -5,7 +5,7 @@ WITH_SERVERS = target/debug/with-servers
 
 SECONDS ?= 60
 
-.PHONY: help demo test chaos isolation fuzz lint fmt deny clean
+.PHONY: help demo test chaos isolation bench fuzz lint fmt deny clean
 .DEFAULT_GOAL := help
 
 help: ## What there is
@@ -35,6 +35,11 @@ isolation: ## How long healthy endpoints wait beside bad ones, measured in one r
 
 fuzz: ## What reads strangers' bytes, SECONDS=60 a target; TARGETS="url message"
 	@scripts/fuzz $(SECONDS) $(TARGETS)
+
+bench: ## Rates, costs and latencies beside a bare loop, an hour; ROUNDS=5 CASES=… SCALE=1
+	@scripts/install-servers
+	$(CARGO) build --locked --quiet --release --package postrider
+	@$(CARGO) bench --locked --quiet --package tests --bench bench
 
 lint: ## Format, clippy, docs, dependencies; warnings are errors
 	$(CARGO) fmt --check

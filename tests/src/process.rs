@@ -192,16 +192,18 @@ impl Process {
 
     /// The processor time that it has used so far; zero when it has ended.
     pub fn cpu_time(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
-        // Behind the name in brackets: utime and stime are fields 14 and 15, in hundredths of a second.
-        let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-        let hundredths: u64 = fields
-            .split_whitespace()
-            .skip(11)
-            .take(2)
-            .filter_map(|field| field.parse::<u64>().ok())
-            .sum();
-        Duration::from_millis(hundredths * 10)
+        cpu_times(self.pid, 2)
+    }
+
+    /// The same with all its descendants, those that it has waited for included.
+    pub fn cpu_time_all(&self) -> Duration {
+        let mut total = Duration::ZERO;
+        let mut left = vec![self.pid];
+        while let Some(pid) = left.pop() {
+            total += cpu_times(pid, 4);
+            left.extend(children_of(pid.as_raw_nonzero().get().unsigned_abs()));
+        }
+        total
     }
 
     fn note_end(&mut self, status: ExitStatus) {
@@ -214,6 +216,20 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// The first `count` of: time in user mode, in kernel mode, and both of children that were waited for.
+fn cpu_times(pid: Pid, count: usize) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Behind the name in brackets; these are fields 14 to 17, in hundredths of a second.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let hundredths: u64 = fields
+        .split_whitespace()
+        .skip(11)
+        .take(count)
+        .filter_map(|field| field.parse::<u64>().ok())
+        .sum();
+    Duration::from_millis(hundredths * 10)
 }
 
 /// The processes whose parent is `parent`.

@@ -199,6 +199,11 @@ impl Postgres {
         self.running().signal_all(Signal::CONT);
     }
 
+    /// The processor time that its processes have used since the start.
+    pub fn cpu_time(&self) -> Duration {
+        self.running().cpu_time_all()
+    }
+
     /// The end of the server's log, for a test that failed.
     pub fn log(&self) -> String {
         log_tail(&self.log_file())

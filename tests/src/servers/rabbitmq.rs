@@ -231,6 +231,11 @@ impl RabbitMq {
         self.running().signal_all(Signal::CONT);
     }
 
+    /// The processor time that its processes have used since the start.
+    pub fn cpu_time(&self) -> Duration {
+        self.running().cpu_time_all()
+    }
+
     /// Sets the memory above which the broker blocks publishers; it looks within 2.5 s. Lasts until the next start.
     ///
     /// # Panics
