@@ -38,8 +38,7 @@ const USER_AGENT_VALUE: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 
 /// The start of a response's body that the log keeps.
 const RESPONSE_KEPT_BYTES: usize = 1024;
-/// Idle connections kept per host, and for how long.
-const IDLE_PER_HOST_MAX: usize = 32;
+/// How long an idle connection is kept; how many, over all hosts, is the dialer's to bound.
 const IDLE_MAX: Duration = Duration::from_secs(20);
 /// A response with more is `protocol`; hyper's own bound is 100, and a 2xx with more is a success all the same.
 const RESPONSE_HEADERS_MAX: usize = 500;
@@ -105,7 +104,7 @@ impl Sender {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_MAX)
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+            .pool_max_idle_per_host(delivery.in_flight_max)
             .timer(TokioTimer::new())
             .http1_max_headers(RESPONSE_HEADERS_MAX)
             .http1_max_buf_size(RESPONSE_HEAD_BYTES_MAX)
