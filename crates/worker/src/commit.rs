@@ -4,11 +4,12 @@
 //! after two seconds if it hangs.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use store::{Record, Step, Store, StoreError, Unavailable, Written};
 use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use webhook::DeliveryStatus;
 
@@ -17,11 +18,14 @@ use crate::in_flight::InFlight;
 use crate::metrics::{Metrics, Settled};
 use crate::pauses;
 
+/// Groups that are written at a time, each on a connection of its own: while Postgres works on one, the other is
+/// gathered, sent, or written through to the disk.
+const WRITERS: usize = 2;
 const GROUP_WAIT: Duration = Duration::from_millis(10);
 const GROUP_RECORDS_MAX: usize = 500;
 /// A connection keeps buffers of twice the largest group that it has carried.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// Entries that wait for a commit; above it those who bring more wait.
+/// Entries that wait for one writer; above it those who bring more wait.
 const QUEUE_MAX: usize = 4096;
 /// While no commit has succeeded for so long, no new attempt starts.
 const GATE_AFTER: Duration = Duration::from_secs(2);
@@ -43,13 +47,15 @@ pub(crate) struct Entry {
 /// Where outcomes are handed in. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct CommitQueue {
-    entries: mpsc::Sender<Entry>,
+    writers: [mpsc::Sender<Entry>; WRITERS],
 }
 
 impl CommitQueue {
     /// Waits for a place in the queue; never fails while the committer lives, which outlives all who hand in.
     pub(crate) async fn submit(&self, entry: Entry) {
-        if self.entries.send(entry).await.is_err() {
+        // All of one event to one writer: records of a delivery keep their order, a payload is written once.
+        let writer = usize::from(entry.record.payload.id.as_bytes()[0]) % WRITERS;
+        if self.writers[writer].send(entry).await.is_err() {
             tracing::debug!(
                 "a record came after the last commit: its message goes back to the broker"
             );
@@ -60,12 +66,18 @@ impl CommitQueue {
 /// Whether new attempts may start: closed while the ledger is out of reach.
 #[derive(Default)]
 pub(crate) struct Gate {
-    /// When the group that isn't committed yet was first tried.
-    trying_since: Mutex<Option<Instant>>,
-    /// The last try failed, and not for its data: what is sent now may be sent again after a kill.
-    failing: AtomicBool,
+    writing: Mutex<[Writing; WRITERS]>,
     postgres_away: AtomicBool,
     opened: Notify,
+}
+
+/// How one writer's group fares that isn't committed yet.
+#[derive(Clone, Copy, Default)]
+struct Writing {
+    /// When it was first tried.
+    since: Option<Instant>,
+    /// The last try failed, and not for its data: what is sent now may be sent again after a kill.
+    failing: bool,
 }
 
 impl Gate {
@@ -90,38 +102,45 @@ impl Gate {
     }
 
     fn is_open(&self) -> bool {
-        let trying = *self
-            .trying_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        !self.postgres_away.load(Ordering::Acquire)
-            && !self.failing.load(Ordering::Acquire)
-            && trying.is_none_or(|since| since.elapsed() < GATE_AFTER)
+        let fares = |writing: &Writing| {
+            !writing.failing
+                && writing
+                    .since
+                    .is_none_or(|since| since.elapsed() < GATE_AFTER)
+        };
+        !self.postgres_away.load(Ordering::Acquire) && self.writing().iter().all(fares)
     }
 
-    fn trying(&self) {
-        self.trying_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+    fn trying(&self, writer: usize) {
+        self.writing()[writer]
+            .since
             .get_or_insert_with(Instant::now);
     }
 
-    fn failed(&self) {
-        self.failing.store(true, Ordering::Release);
+    fn failed(&self, writer: usize) {
+        self.writing()[writer].failing = true;
     }
 
-    fn committed(&self) {
-        self.failing.store(false, Ordering::Release);
-        *self
-            .trying_since
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+    fn committed(&self, writer: usize) {
+        self.writing()[writer] = Writing::default();
         self.postgres_answers(true);
+    }
+
+    fn writing(&self) -> MutexGuard<'_, [Writing; WRITERS]> {
+        // Each is set whole under it.
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Writes groups until it is told to finish and nothing is left.
 pub(crate) struct Committer {
+    context: Context,
+    entries: [mpsc::Receiver<Entry>; WRITERS],
+}
+
+/// What all writers share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Context {
     pub(crate) store: Store,
     pub(crate) gate: Arc<Gate>,
     pub(crate) in_flight: Arc<InFlight>,
@@ -129,34 +148,45 @@ pub(crate) struct Committer {
     /// Told when a group left something in the outbox.
     pub(crate) outbox: Arc<Notify>,
     pub(crate) metrics: Arc<Metrics>,
+}
+
+/// One of those that write.
+struct Writer {
+    number: usize,
+    context: Context,
     entries: mpsc::Receiver<Entry>,
 }
 
 impl Committer {
     /// The committer and the queue in front of it.
-    pub(crate) fn new(
-        store: Store,
-        gate: Arc<Gate>,
-        in_flight: Arc<InFlight>,
-        due: Arc<DueSignal>,
-        outbox: Arc<Notify>,
-        metrics: Arc<Metrics>,
-    ) -> (Self, CommitQueue) {
-        let (sender, entries) = mpsc::channel(QUEUE_MAX);
-        let committer = Self {
-            store,
-            gate,
-            in_flight,
-            due,
-            outbox,
-            metrics,
-            entries,
-        };
-        (committer, CommitQueue { entries: sender })
+    pub(crate) fn new(context: Context) -> (Self, CommitQueue) {
+        let channels: [_; WRITERS] = std::array::from_fn(|_| mpsc::channel(QUEUE_MAX));
+        let writers = channels.each_ref().map(|(sender, _)| sender.clone());
+        let entries = channels.map(|(_, entries)| entries);
+        (Self { context, entries }, CommitQueue { writers })
     }
 
     /// Commits until `finish`, then what is left. Returns how many records were written.
-    pub(crate) async fn run(mut self, finish: CancellationToken) -> u64 {
+    ///
+    /// # Panics
+    /// If a writer panicked: what it held is not written.
+    pub(crate) async fn run(self, finish: CancellationToken) -> u64 {
+        let mut writers = JoinSet::new();
+        for (number, entries) in self.entries.into_iter().enumerate() {
+            let context = self.context.clone();
+            let writer = Writer {
+                number,
+                context,
+                entries,
+            };
+            writers.spawn(writer.run(finish.clone()));
+        }
+        writers.join_all().await.into_iter().sum()
+    }
+}
+
+impl Writer {
+    async fn run(mut self, finish: CancellationToken) -> u64 {
         let mut written = 0;
         loop {
             let first = tokio::select! {
@@ -215,7 +245,7 @@ impl Committer {
                 }
                 Err(error @ StoreError::Refused { .. }) => self.refuse(&group, &error),
                 Err(error) => {
-                    self.gate.failed();
+                    self.context.gate.failed(self.number);
                     if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
                         told = Some(Instant::now());
                         tracing::warn!(%error, records = group.len(), "the ledger can't be written; keeping the outcomes and trying again");
@@ -228,17 +258,17 @@ impl Committer {
     }
 
     async fn try_write(&self, group: &mut [Entry]) -> Result<Vec<Written>, StoreError> {
-        self.gate.trying();
+        self.context.gate.trying(self.number);
         let began = Instant::now();
         let records: Vec<Record> = group.iter().map(Entry::record_now).collect();
-        let written = self.store.commit(&records).await;
+        let written = self.context.store.commit(&records).await;
         match &written {
             Ok(_) => {
-                self.gate.committed();
-                self.metrics.commit(group.len(), began.elapsed());
+                self.context.gate.committed(self.number);
+                self.context.metrics.commit(group.len(), began.elapsed());
             }
             // Postgres answers: it is the data that it won't have.
-            Err(StoreError::Refused { .. }) => self.gate.committed(),
+            Err(StoreError::Refused { .. }) => self.context.gate.committed(self.number),
             Err(_) => {}
         }
         written
@@ -252,29 +282,29 @@ impl Committer {
             let request_id = record.delivery.request_id;
             match record.step {
                 _ if !entry.in_flight => {}
-                Step::HandOff { .. } => self.in_flight.handed_off(request_id),
-                _ => self.in_flight.settled(request_id),
+                Step::HandOff { .. } => self.context.in_flight.handed_off(request_id),
+                _ => self.context.in_flight.settled(request_id),
             }
             if let (
                 Step::Retry { after } | Step::Schedule { after } | Step::HandBack { after },
                 DeliveryStatus::Scheduled,
             ) = (record.step, written.status)
             {
-                self.due.at(Instant::now() + after);
+                self.context.due.at(Instant::now() + after);
             }
             if let (Some(reason), false) = (written.dead, record.step == Step::Delivered) {
                 outbox = true;
-                self.metrics.dead_letter(reason.as_str());
+                self.context.metrics.dead_letter(reason.as_str());
             }
             if let Some(settled) = settlement(record, written) {
-                self.metrics.settled(settled);
+                self.context.metrics.settled(settled);
             }
             if matches!(record.step, Step::Delivered) {
-                self.metrics.delivery_lag(entry.created.elapsed());
+                self.context.metrics.delivery_lag(entry.created.elapsed());
             }
         }
         if outbox {
-            self.outbox.notify_one();
+            self.context.outbox.notify_one();
         }
     }
 
@@ -283,7 +313,7 @@ impl Committer {
             let delivery = &entry.record.delivery;
             tracing::error!(%error, request = %delivery.request_id, webhook = %delivery.webhook_id, environment = %delivery.environment_id, "the ledger refuses a record for its data");
             if entry.in_flight {
-                self.in_flight.refused(delivery.request_id);
+                self.context.in_flight.refused(delivery.request_id);
             }
         }
     }
@@ -320,15 +350,16 @@ mod tests {
     #[test]
     fn a_write_that_failed_closes_the_gate_until_one_succeeds() {
         let gate = Gate::default();
-        gate.trying();
+        gate.trying(0);
         assert!(gate.is_open());
 
-        gate.failed();
+        gate.failed(0);
         assert!(!gate.is_open());
-        gate.trying();
+        gate.trying(0);
+        gate.committed(1);
         assert!(!gate.is_open());
 
-        gate.committed();
+        gate.committed(0);
         assert!(gate.is_open());
     }
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::claim::{Claimer, DueSignal, Suspects};
-use crate::commit::{Committer, Gate};
+use crate::commit::{self, Committer, Gate};
 use crate::consume::QueueConsumer;
 use crate::dead_letter::DeadLetters;
 use crate::deliver::Deliverer;
@@ -169,14 +169,14 @@ impl Parts {
         let due = Arc::new(DueSignal::default());
         let outbox_filled = Arc::new(Notify::new());
         let publisher = Arc::new(Publisher::new(Arc::clone(&metrics)));
-        let (committer, commits) = Committer::new(
-            store.clone(),
-            Arc::clone(&gate),
-            Arc::clone(&in_flight),
-            Arc::clone(&due),
-            Arc::clone(&outbox_filled),
-            Arc::clone(&metrics),
-        );
+        let (committer, commits) = Committer::new(commit::Context {
+            store: store.clone(),
+            gate: Arc::clone(&gate),
+            in_flight: Arc::clone(&in_flight),
+            due: Arc::clone(&due),
+            outbox: Arc::clone(&outbox_filled),
+            metrics: Arc::clone(&metrics),
+        });
         let delivery = &settings.delivery;
         let deliverer = Arc::new(Deliverer {
             sender,
