@@ -39,7 +39,7 @@ impl AckWindow {
         Self {
             tags: VecDeque::new(),
             stragglers: 0,
-            stragglers_max: usize::from(prefetch / 4),
+            stragglers_max: usize::from(prefetch / 4 * 3),
         }
     }
 

@@ -72,20 +72,34 @@ impl Ingest {
         if let Some(age) = event_age(&event, incoming.timestamp) {
             self.metrics.event_age(age);
         }
+        // The usual case needs nothing that it would have to wait for, and so no task.
+        if !incoming.redelivered
+            && let Some(environment) = self.subscriptions.current(&event.environment_id)
+        {
+            let environment_id = event.environment_id.as_str().into();
+            let wanted = wanted(&environment, &event, &environment_id);
+            self.count(&wanted);
+            self.begin(wanted, event, consumed, incoming.hold);
+            return;
+        }
         let ingest = Arc::clone(self);
         self.tracker
             .spawn(async move { ingest.deliver(event, incoming, consumed).await });
+    }
+
+    fn count(&self, wanted: &[Wanted]) {
+        self.metrics.event(if wanted.is_empty() {
+            EventOutcome::Unmatched
+        } else {
+            EventOutcome::Matched
+        });
     }
 
     async fn deliver(self: Arc<Self>, event: Event, incoming: Incoming, consumed: Instant) {
         let Some(mut wanted) = self.wanted(&event).await else {
             return;
         };
-        self.metrics.event(if wanted.is_empty() {
-            EventOutcome::Unmatched
-        } else {
-            EventOutcome::Matched
-        });
+        self.count(&wanted);
         if incoming.redelivered {
             // What was written before its ack was lost needs no wait, so that a window full of it is gone at once.
             let Some(unknown) = self.unknown(wanted).await else {

@@ -151,7 +151,8 @@ impl Subscriptions {
         }
     }
 
-    fn current(&self, id: &Arc<str>) -> Option<Arc<Environment>> {
+    /// The same, if they are in memory and known to be current.
+    pub(crate) fn current(&self, id: &str) -> Option<Arc<Environment>> {
         let found = self.cache.get(id)?;
         let fresh =
             self.watched.load(Ordering::Acquire) || found.loaded.elapsed() < UNWATCHED_AGE_MAX;
