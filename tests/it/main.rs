@@ -31,6 +31,7 @@ mod poison;
 mod privileges;
 mod request;
 mod retry;
+mod rolling;
 mod stop;
 mod throughput;
 mod tls;

@@ -23,6 +23,9 @@ const MISSING: &str = "\
     WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = to_regclass(t.name) \
         AND i.inhrelid = to_regclass(t.name || to_char(day, '_YYYYMMDD'))) \
     ORDER BY 2, 1";
+/// A drop locks the whole table, and who writes waits behind a drop that waits for a reader: so it waits for a moment
+/// only, and is tried again.
+const DROP_LOCK_WAIT: &str = "50ms";
 /// Makers and droppers, one at a time in one schema. Of the transaction: free again with it.
 const LOCK_KEY: &str = "hashtextextended('postrider partitions ' || current_schema(), 0)";
 
@@ -44,7 +47,7 @@ impl Store {
     /// if another worker is at it.
     ///
     /// # Errors
-    /// `Unavailable`, also where a lock couldn't be had within 2 s: the next call tries again.
+    /// `Unavailable`, also where somebody reads the table in a transaction that lasts: the next call tries again.
     pub async fn drop_partitions(
         &self,
         retention_deliveries: Duration,
@@ -119,7 +122,9 @@ async fn drop_days(client: &Checkout, table: &str, retention: Duration) -> Resul
             AND NOT ($1 = 'payloads' AND EXISTS (SELECT FROM outbox o WHERE o.settled_on = day)) \
         ORDER BY 1";
     client
-        .batch_execute("BEGIN; SET LOCAL lock_timeout = '2s'")
+        .batch_execute(&format!(
+            "BEGIN; SET LOCAL lock_timeout = '{DROP_LOCK_WAIT}'"
+        ))
         .await?;
     let turn = format!("SELECT pg_try_advisory_xact_lock({LOCK_KEY})");
     if !client.query_one(&turn, &[]).await?.get::<_, bool>(0) {

@@ -3,7 +3,7 @@
 
 use std::error::Error;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,6 +49,11 @@ const HTTP2_RESPONSE_WINDOW_BYTES: u32 = 32 * 1024;
 const HTTP2_CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// A request that the receiver says it hasn't processed is sent again at once so often.
 const UNPROCESSED_REPEATS_MAX: usize = 2;
+
+/// A deadline seen as late as this was not waited for by a running process.
+const NOT_RUNNING: Duration = Duration::from_millis(200);
+/// What such a process has to read what arrived.
+const CATCH_UP: Duration = Duration::from_millis(200);
 
 /// The dialer's own limit fires first, so that what is cut here was in its TLS handshake.
 const HANDSHAKE_SLACK: Duration = Duration::from_millis(100);
@@ -163,14 +168,14 @@ impl Sender {
                 return Sent::failed(Outcome::Protocol, "the url can't be read", began);
             };
             let connection = capture_connection(&mut request);
-            match tokio::time::timeout_at(deadline, self.client.request(request)).await {
-                Ok(Ok(response)) => return self.judge(response, began, deadline).await,
-                Ok(Err(error)) if repeats_left > 0 && is_unprocessed(&error) => repeats_left -= 1,
-                Ok(Err(error)) => {
+            match in_time(deadline, self.client.request(request)).await {
+                Some(Ok(response)) => return self.judge(response, began, deadline).await,
+                Some(Err(error)) if repeats_left > 0 && is_unprocessed(&error) => repeats_left -= 1,
+                Some(Err(error)) => {
                     let (outcome, text) = classify(&error);
                     return Sent::failed(outcome, &text, began);
                 }
-                Err(_) => {
+                None => {
                     // HTTP/2 would be kept: but it may be dead, and then everything on it waits for nothing.
                     if let Some(connected) = &*connection.connection_metadata() {
                         connected.poison();
@@ -251,6 +256,19 @@ fn build_request(
         headers.entry(name).or_insert_with(|| value.clone());
     }
     Some(request)
+}
+
+/// What comes of `work` until the deadline. If this process wasn't running when that passed (it was frozen, or starved),
+/// what has arrived meanwhile is still taken: it is no fault of the receiver's, and a request less is repeated.
+async fn in_time<F: Future>(deadline: Instant, work: F) -> Option<F::Output> {
+    let mut work = pin!(work);
+    if let Ok(output) = tokio::time::timeout_at(deadline, &mut work).await {
+        return Some(output);
+    }
+    if deadline.elapsed() < NOT_RUNNING {
+        return None;
+    }
+    tokio::time::timeout(CATCH_UP, work).await.ok()
 }
 
 /// At most `bytes_max` of the body are read, and what is behind is never waited for: the connection is closed instead.

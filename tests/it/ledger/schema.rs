@@ -1,8 +1,9 @@
 //! Migrations and partitions.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use store::{SchemaState, StoreError};
+use tests::servers::connect;
 
 use super::fixture::*;
 
@@ -85,4 +86,48 @@ async fn days_past_keeping_go_but_not_those_that_the_outbox_needs() {
             .unwrap(),
         0
     );
+}
+
+/// As long as a query of the whole log lasts, days past keeping stay, and new ones are made; no write waits for either.
+#[tokio::test]
+async fn a_long_query_of_the_log_stalls_neither_commits_nor_new_days() {
+    let f = store().await;
+    f.sql
+        .batch_execute(
+            "DO $$ DECLARE d date := (now() AT TIME ZONE 'UTC')::date - 40; t text; BEGIN
+                FOREACH t IN ARRAY ARRAY['deliveries','attempts','payloads'] LOOP
+                    EXECUTE format('CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (%L) TO (%L)',
+                        t || to_char(d, '_YYYYMMDD'), t, d, d + 1);
+                    EXECUTE format('DROP TABLE %s', t || to_char(d + 47, '_YYYYMMDD'));
+                END LOOP; END $$",
+        )
+        .await
+        .unwrap();
+    let month = Duration::from_secs(30 * 86_400);
+    // Its locks are those of a query that lasts.
+    let reader = connect(&f.url).await;
+    reader
+        .client
+        .batch_execute("BEGIN; SELECT count(*) FROM deliveries, attempts, payloads")
+        .await
+        .unwrap();
+
+    let dropping = f.store.drop_partitions(month, month);
+    let writing = async {
+        let mut slowest = Duration::ZERO;
+        for n in 0..100 {
+            let began = Instant::now();
+            let record = delivered("hook-a", &format!("ev-{n}"));
+            f.store.commit(&[record]).await.unwrap();
+            slowest = slowest.max(began.elapsed());
+        }
+        slowest
+    };
+    let (dropped, slowest) = tokio::join!(dropping, writing);
+
+    assert!(dropped.is_err(), "{dropped:?}");
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}");
+    assert_eq!(f.store.ensure_partitions(7).await.unwrap(), 3);
+    reader.client.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(f.store.drop_partitions(month, month).await.unwrap(), 3);
 }

@@ -25,7 +25,7 @@ const SHORT: Duration = Duration::from_millis(600);
 /// Of attempts that are to end long before it.
 const LONG: Duration = Duration::from_secs(10);
 /// What a busy machine may add.
-const SLACK: Duration = Duration::from_millis(500);
+const SLACK: Duration = Duration::from_secs(2);
 const INTERIM: &str = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Wait\r\n\r\nHTTP/1.1 103 Hints\r\nlink: </a>\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
