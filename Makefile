@@ -5,7 +5,7 @@ WITH_SERVERS = target/debug/with-servers
 
 SECONDS ?= 60
 
-.PHONY: help demo test chaos isolation bench fuzz lint fmt deny clean
+.PHONY: help demo image test chaos isolation bench fuzz lint fmt deny clean
 .DEFAULT_GOAL := help
 
 help: ## What there is
@@ -40,6 +40,9 @@ bench: ## Rates, costs and latencies beside a bare loop, an hour; ROUNDS=5 CASES
 	@scripts/install-servers
 	$(CARGO) build --locked --quiet --release --package postrider
 	@$(CARGO) bench --locked --quiet --package tests --bench bench
+
+image: ## The container image postrider:latest, tried once it is built; TAG=… PREBUILT=1
+	@PREBUILT=$(PREBUILT) scripts/image $(TAG)
 
 lint: ## Format, clippy, docs, dependencies; warnings are errors
 	$(CARGO) fmt --check
