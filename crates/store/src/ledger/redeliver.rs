@@ -25,6 +25,10 @@ const SETTLED: &str = "\
         AND p.payload_id = d.payload_id AND p.settled_on = d.settled_on) \
     FROM deliveries d WHERE d.environment_id = $1 AND d.request_id = $2 \
     ORDER BY d.status = 'delivered' DESC, d.settled DESC LIMIT 1";
+/// In one look: between two of them it may have come back from history.
+const STANDS: &str = "\
+    SELECT EXISTS (SELECT FROM deliveries_waiting WHERE environment_id = $1 AND request_id = $2) \
+        OR EXISTS (SELECT FROM deliveries WHERE environment_id = $1 AND request_id = $2)";
 const SUBSCRIPTION: &str = "\
     SELECT status FROM subscriptions WHERE environment_id = $1 AND webhook_id = $2";
 
@@ -173,7 +177,15 @@ async fn redeliver(
         .await?;
     let Some(standing) = waiting.as_ref().or(settled.as_ref()) else {
         client.batch_execute("ROLLBACK").await?;
-        return Err(StoreError::NotFound);
+        let stands = client.prepared(STANDS).await?;
+        let row = client
+            .query_one(&stands, &[&environment_id, &request_id])
+            .await?;
+        return if row.get(0) {
+            Ok(None)
+        } else {
+            Err(StoreError::NotFound)
+        };
     };
     let webhook_id: &str = standing.get(0);
     let subscription = client
