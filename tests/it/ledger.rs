@@ -3,6 +3,7 @@
 mod changes;
 mod claim;
 mod commit;
+mod dead;
 mod fixture;
 mod log;
 mod lookup;

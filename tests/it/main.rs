@@ -12,6 +12,7 @@ mod api;
 mod chaos;
 mod circuit;
 mod dashboard;
+mod dead_letters;
 mod deploy;
 mod docs;
 mod duplicates;

@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::Uuid;
+use webhook::DeadReason;
 
 /// Delivers events from RabbitMQ to whoever subscribed to them, as signed webhooks.
 #[derive(Debug, Parser)]
@@ -37,6 +41,9 @@ pub(crate) enum Command {
     /// Events for RabbitMQ.
     #[command(subcommand)]
     Events(EventsCommand),
+    /// What was given up: listed, shown, sent again.
+    #[command(subcommand)]
+    DeadLetters(DeadLettersCommand),
     /// Receive webhooks, verify their signatures, print them.
     Receive(ReceiveArguments),
     /// Show the whole path on real servers, in less than a minute.
@@ -60,6 +67,75 @@ pub(crate) enum CredentialsCommand {
 pub(crate) enum SecretsCommand {
     /// Encrypt anew, with the first of secrets.keys, all that older ones have encrypted.
     Rekey,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLettersCommand {
+    /// List deliveries given up, the newest first, one JSON object a line; no bodies.
+    List {
+        /// The tenant.
+        #[arg(long, value_name = "ENVIRONMENT", value_parser = environment)]
+        environment: String,
+        /// Of one subscription only.
+        #[arg(long, value_name = "WEBHOOK_ID")]
+        webhook: Option<String>,
+        #[command(flatten)]
+        span: Span,
+        /// Given up for this reason only.
+        #[arg(long, value_name = "REASON", value_parser = reason)]
+        reason: Option<DeadReason>,
+        /// So many at most.
+        #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
+    /// Show one with its attempts and its event's data, which may be personal.
+    Show {
+        /// Which delivery.
+        #[arg(value_name = "REQUEST_ID")]
+        request_id: Uuid,
+        /// The tenant.
+        #[arg(long, value_name = "ENVIRONMENT", value_parser = environment)]
+        environment: String,
+    },
+    /// Send one again, or all of a subscription that died in a span.
+    #[command(group(ArgGroup::new("which").required(true).args(["request_id", "webhook"])))]
+    Replay {
+        /// Which delivery; else a span.
+        #[arg(value_name = "REQUEST_ID", conflicts_with_all = ["since", "until", "detach"])]
+        request_id: Option<Uuid>,
+        /// The tenant.
+        #[arg(long, value_name = "ENVIRONMENT", value_parser = environment)]
+        environment: String,
+        /// The subscription whose dead deliveries are sent again.
+        #[arg(long, value_name = "WEBHOOK_ID")]
+        webhook: Option<String>,
+        #[command(flatten)]
+        span: Span,
+        /// Don't follow the progress.
+        #[arg(long)]
+        detach: bool,
+    },
+}
+
+/// When they died.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Span {
+    /// Died then or later, like 2026-03-01T12:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub(crate) since: Option<OffsetDateTime>,
+    /// Died before.
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    pub(crate) until: Option<OffsetDateTime>,
+}
+
+fn instant(text: &str) -> Result<OffsetDateTime, &'static str> {
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map_err(|_| "a time is as RFC 3339 has it, like 2026-03-01T12:00:00Z")
+}
+
+fn reason(text: &str) -> Result<DeadReason, String> {
+    let words = DeadReason::ALL.map(DeadReason::as_str).join(", ");
+    DeadReason::parse(text).ok_or_else(|| format!("a reason is one of {words}"))
 }
 
 /// The roles by their names.
@@ -143,17 +219,18 @@ mod tests {
         Usage: postrider [OPTIONS] <COMMAND>
 
         Commands:
-          serve        Run everything in one process: a worker and the API
-          worker       Run a worker: consume, match, deliver, retry
-          api          Run the management API
-          migrate      Bring the database's schema up to this version
-          check        Check the configuration, the connections, the schema and the keys
-          credentials  Credentials of the API
-          secrets      Secrets at rest
-          events       Events for RabbitMQ
-          receive      Receive webhooks, verify their signatures, print them
-          demo         Show the whole path on real servers, in less than a minute
-          help         Print this message or the help of the given subcommand(s)
+          serve         Run everything in one process: a worker and the API
+          worker        Run a worker: consume, match, deliver, retry
+          api           Run the management API
+          migrate       Bring the database's schema up to this version
+          check         Check the configuration, the connections, the schema and the keys
+          credentials   Credentials of the API
+          secrets       Secrets at rest
+          events        Events for RabbitMQ
+          dead-letters  What was given up: listed, shown, sent again
+          receive       Receive webhooks, verify their signatures, print them
+          demo          Show the whole path on real servers, in less than a minute
+          help          Print this message or the help of the given subcommand(s)
 
         Options:
               --config <FILE>  Settings over the defaults; the environment (POSTRIDER__AMQP__URL, …) goes before both

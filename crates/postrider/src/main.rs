@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod config;
 mod credentials;
+mod dead_letters;
 mod demo;
 mod events;
 mod migrate;
@@ -71,6 +72,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Secrets(SecretsCommand::Rekey) => secrets::rekey(&load()?).await,
         Command::Events(EventsCommand::Publish { file }) => events::publish(&load()?, &file).await,
+        Command::DeadLetters(command) => dead_letters::run(&load()?, command).await,
         Command::Receive(arguments) => receive::run(&load()?, arguments).await,
         Command::Demo(arguments) => demo::run(load()?, arguments.keep).await,
     }

@@ -3,6 +3,7 @@
 
 mod claim;
 mod commit;
+mod dead;
 mod gauges;
 mod group;
 pub(crate) mod heads;
@@ -24,6 +25,7 @@ pub(crate) mod units;
 mod waiting;
 
 pub use claim::{Claim, ClaimLimits, Claimed};
+pub use dead::DeadDelivery;
 pub use gauges::LedgerGauges;
 pub use history::{AttemptView, DeliveryView};
 pub use log::{LogCursor, LogPage};

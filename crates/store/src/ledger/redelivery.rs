@@ -93,6 +93,8 @@ pub struct RedeliveryView {
     pub redelivered: u64,
     /// When the last one was brought back, or the subscription ended.
     pub ended: Option<OffsetDateTime>,
+    /// Its subscription is paused: it rests until that is resumed.
+    pub paused: bool,
 }
 
 impl Store {
@@ -122,8 +124,9 @@ impl Store {
         redelivery_id: Uuid,
     ) -> Result<RedeliveryView, StoreError> {
         const VIEW: &str = "\
-            SELECT webhook_id, created, accepted, redelivered, ended FROM redeliveries \
-            WHERE environment_id = $1 AND redelivery_id = $2";
+            SELECT webhook_id, created, accepted, redelivered, ended, EXISTS (SELECT FROM subscriptions s \
+                WHERE s.environment_id = $1 AND s.webhook_id = r.webhook_id AND s.status = 'paused') \
+            FROM redeliveries r WHERE environment_id = $1 AND redelivery_id = $2";
         let client = self.checkout().await?;
         let row = limited(async {
             let view = client.prepared(VIEW).await?;
@@ -140,6 +143,7 @@ impl Store {
             accepted: unsigned(row.get(2)),
             redelivered: unsigned(row.get(3)),
             ended: row.get(4),
+            paused: row.get(5),
         })
     }
 
