@@ -2,7 +2,7 @@
 //! Persistent and `mandatory`; a returned message counts as refused. The connection is kept by [`Publisher::keep`].
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::types::{AMQPValue, FieldTable};
@@ -159,6 +159,7 @@ async fn confirmed(channel: &Channel, publication: &Publication<'_>) -> Result<(
     let mut properties = BasicProperties::default()
         .with_delivery_mode(2)
         .with_content_type("application/json".into())
+        .with_timestamp(now_seconds())
         .with_headers(headers);
     if let Some(id) = &publication.message_id {
         properties = properties.with_message_id(id.as_str().into());
@@ -182,4 +183,11 @@ async fn confirmed(channel: &Channel, publication: &Publication<'_>) -> Result<(
             Err(PublishError::Refused)
         }
     }
+}
+
+/// Since 1970, as AMQP has it.
+fn now_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
