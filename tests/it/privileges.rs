@@ -118,6 +118,35 @@ async fn rabbitmq_user(who: &str, declare: &str) {
 }
 
 #[tokio::test]
+async fn with_the_rights_of_the_page_a_rabbitmq_user_can_list_and_replay_what_was_no_event() {
+    let page = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    let [configure, write, read] = rights(&page, "`dead-letters … --events`");
+    let world = World::new("privileges_dead").await;
+    let user = world.stage.name.clone();
+    let rights = Rights {
+        configure: &configure,
+        write: &write,
+        read: &read,
+    };
+    Management::new(&Servers::shared().await.management_url)
+        .create_user(&user, "password", &user, &rights)
+        .await;
+    let (_, address) = world.stage.amqp_url.rsplit_once('@').unwrap();
+    let url = format!("amqp://{user}:password@{address}");
+    let environment = world.environment(&[("POSTRIDER__AMQP__URL", &url)]);
+    for body in [&crate::world::message("card-published", "ev-1"), &b"{}"[..]] {
+        world.broker.publish("", DEAD_EVENTS, body).await;
+    }
+
+    let listed = Postrider::run(&["dead-letters", "list", "--events"], &environment).await;
+    let all = ["dead-letters", "replay", "--events", "--all"];
+    let replayed = Postrider::run(&all, &environment).await;
+
+    assert_eq!(listed.stdout.lines().count(), 2, "{}", listed.stderr);
+    assert_eq!(replayed.stdout, "{\"replayed\":2}\n", "{}", replayed.stderr);
+}
+
+#[tokio::test]
 async fn with_the_rights_of_the_page_roles_of_postgres_migrate_work_and_make_partitions() {
     let page = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
     let world = World::new("privileges_sql").await;

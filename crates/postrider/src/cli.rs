@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
-use webhook::DeadReason;
+use webhook::{DeadReason, NoEventReason};
 
 /// Delivers events from RabbitMQ to whoever subscribed to them, as signed webhooks.
 #[derive(Debug, Parser)]
@@ -71,11 +71,11 @@ pub(crate) enum SecretsCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLettersCommand {
-    /// List deliveries given up, the newest first, one JSON object a line; no bodies.
+    /// List deliveries given up, the newest first, or with --events what was no event; one JSON object a line, no bodies.
     List {
         /// The tenant.
-        #[arg(long, value_name = "ENVIRONMENT", value_parser = environment)]
-        environment: String,
+        #[arg(long, value_name = "ENVIRONMENT", value_parser = environment, required_unless_present = "events")]
+        environment: Option<String>,
         /// Of one subscription only.
         #[arg(long, value_name = "WEBHOOK_ID")]
         webhook: Option<String>,
@@ -83,29 +83,35 @@ pub(crate) enum DeadLettersCommand {
         span: Span,
         /// Given up for this reason only.
         #[arg(long, value_name = "REASON", value_parser = reason)]
-        reason: Option<DeadReason>,
+        reason: Option<Reason>,
         /// So many at most.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
+        /// What is in postrider.events.dead, of all tenants.
+        #[arg(long, conflicts_with_all = ["environment", "webhook", "since", "until", "limit"])]
+        events: bool,
     },
-    /// Show one with its attempts and its event's data, which may be personal.
+    /// Show one with its attempts and its event's data, or with --events its body; either may be personal.
     Show {
-        /// Which delivery.
-        #[arg(value_name = "REQUEST_ID")]
-        request_id: Uuid,
+        /// Which one, as `list` has it.
+        #[arg(value_name = "ID")]
+        id: Uuid,
         /// The tenant.
-        #[arg(long, value_name = "ENVIRONMENT", value_parser = environment)]
-        environment: String,
+        #[arg(long, value_name = "ENVIRONMENT", value_parser = environment, required_unless_present = "events")]
+        environment: Option<String>,
+        /// What is in postrider.events.dead.
+        #[arg(long, conflicts_with = "environment")]
+        events: bool,
     },
-    /// Send one again, or all of a subscription that died in a span.
-    #[command(group(ArgGroup::new("which").required(true).args(["request_id", "webhook"])))]
+    /// Send one again, or all of a subscription that died in a span; with --events publish again.
+    #[command(group(ArgGroup::new("which").required(true).args(["id", "webhook", "all"])))]
     Replay {
-        /// Which delivery; else a span.
-        #[arg(value_name = "REQUEST_ID", conflicts_with_all = ["since", "until", "detach"])]
-        request_id: Option<Uuid>,
+        /// Which one, as `list` has it.
+        #[arg(value_name = "ID", conflicts_with_all = ["since", "until", "detach"])]
+        id: Option<Uuid>,
         /// The tenant.
-        #[arg(long, value_name = "ENVIRONMENT", value_parser = environment)]
-        environment: String,
+        #[arg(long, value_name = "ENVIRONMENT", value_parser = environment, required_unless_present = "events")]
+        environment: Option<String>,
         /// The subscription whose dead deliveries are sent again.
         #[arg(long, value_name = "WEBHOOK_ID")]
         webhook: Option<String>,
@@ -114,7 +120,23 @@ pub(crate) enum DeadLettersCommand {
         /// Don't follow the progress.
         #[arg(long)]
         detach: bool,
+        /// What is in postrider.events.dead.
+        #[arg(long, conflicts_with_all = ["environment", "webhook", "since", "until", "detach"])]
+        events: bool,
+        /// All of it.
+        #[arg(long, requires = "events")]
+        all: bool,
+        /// All with this reason.
+        #[arg(long, value_name = "REASON", value_parser = reason, requires = "all")]
+        reason: Option<Reason>,
     },
+}
+
+/// Why something was given up: a delivery, or a message.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reason {
+    Delivery(DeadReason),
+    Event(&'static str),
 }
 
 /// When they died.
@@ -133,9 +155,19 @@ fn instant(text: &str) -> Result<OffsetDateTime, &'static str> {
         .map_err(|_| "a time is as RFC 3339 has it, like 2026-03-01T12:00:00Z")
 }
 
-fn reason(text: &str) -> Result<DeadReason, String> {
-    let words = DeadReason::ALL.map(DeadReason::as_str).join(", ");
-    DeadReason::parse(text).ok_or_else(|| format!("a reason is one of {words}"))
+/// What the broker gives up by itself.
+const DELIVERY_LIMIT: &str = "delivery_limit";
+
+fn reason(text: &str) -> Result<Reason, String> {
+    let events = NoEventReason::ALL.map(NoEventReason::as_str);
+    let event = events.into_iter().chain([DELIVERY_LIMIT]);
+    let found = DeadReason::parse(text).map(Reason::Delivery);
+    let found = found.or_else(|| event.clone().find(|word| *word == text).map(Reason::Event));
+    found.ok_or_else(|| {
+        let deliveries = DeadReason::ALL.map(DeadReason::as_str).join(", ");
+        let events = event.collect::<Vec<_>>().join(", ");
+        format!("a reason is one of {deliveries}; with --events one of {events}")
+    })
 }
 
 /// The roles by their names.

@@ -15,7 +15,7 @@ use webhook::{Event, decode_event};
 use crate::config::Config;
 use crate::output;
 use lines::{Line, Lines};
-pub(crate) use publisher::EventPublisher;
+pub(crate) use publisher::{EventPublisher, routing_key};
 pub(crate) use relay::relay;
 
 /// Publishes all lines of a file, or none if one of them is no event; of standard input, all before the first bad one.

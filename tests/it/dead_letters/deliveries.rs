@@ -1,10 +1,10 @@
-//! `postrider dead-letters`: an operator lists what was given up, looks at one, and has it sent again.
+//! Deliveries given up: what the ledger has of them.
 
 use serde_json::{Value, json};
-use tests::postrider::{Finished, Postrider};
 use tests::receiver::Reply;
 use webhook::{DeliveryStatus, RequestId, Status};
 
+use super::{done, lines, run};
 use crate::world::{ENV, SOON, World, data, request_id};
 
 /// So many dead ones, a millisecond between two deaths.
@@ -17,24 +17,6 @@ const DEAD: &str = "
         FROM made";
 const DELIVERED: &str =
     "SELECT count(*) FROM deliveries WHERE webhook_id = $1 AND status = 'delivered'";
-
-async fn run(world: &World, args: &[&str]) -> Finished {
-    let args = [&["dead-letters"], args].concat();
-    Postrider::run(&args, &world.environment(&[])).await
-}
-
-async fn done(world: &World, args: &[&str]) -> String {
-    let finished = run(world, args).await;
-    assert!(finished.status.success(), "{}", finished.stderr);
-    finished.stdout
-}
-
-fn lines(stdout: &str) -> Vec<Value> {
-    let parsed = stdout
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap());
-    parsed.collect()
-}
 
 async fn wait_delivered(world: &World, webhook_id: &str, count: i64) {
     let what = format!("{count} delivered");
@@ -193,6 +175,23 @@ async fn what_is_asked_for_wrongly_is_told_with_what_to_do_and_does_nothing() {
             1,
             "--until must be later",
         ),
+        (
+            &["list", "--environment", ENV, "--reason", "not_json"],
+            1,
+            "add --events",
+        ),
+        (
+            &["list", "--events", "--environment", ENV],
+            2,
+            "cannot be used with",
+        ),
+        (
+            &["list", "--events", "--reason", "gone"],
+            1,
+            "leave --events out",
+        ),
+        (&["replay", "--events"], 2, "--all"),
+        (&["replay", "--all"], 2, "--events"),
         (&["show", "12", "--environment", ENV], 2, "12"),
         (
             &["show", id, "--environment", ENV],

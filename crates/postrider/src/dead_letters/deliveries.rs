@@ -6,11 +6,10 @@ use anyhow::{Context as _, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use store::{Accepted, DeadDelivery, DeliveryView, Redelivered, Store, StoreError};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 use webhook::{DeadReason, DeliveryStatus, RequestId};
 
+use super::instant;
 use crate::cli::Span;
 use crate::output;
 
@@ -262,9 +261,4 @@ fn whole(environment: &str, view: &DeliveryView, data: Option<String>) -> Value 
         "attempts": attempts,
         "data": data,
     })
-}
-
-/// To the microsecond, as the ledger has it: what is printed can be given as a span's end.
-fn instant(at: OffsetDateTime) -> Option<String> {
-    at.to_offset(time::UtcOffset::UTC).format(&Rfc3339).ok()
 }

@@ -111,7 +111,7 @@ impl EventPublisher {
 }
 
 /// The type, cut where a routing key must end: no queue of ours is bound by it.
-fn routing_key(event_type: &str) -> &str {
+pub(crate) fn routing_key(event_type: &str) -> &str {
     &event_type[..event_type.floor_char_boundary(ROUTING_KEY_BYTES_MAX)]
 }
 
