@@ -36,7 +36,7 @@ isolation: ## How long healthy endpoints wait beside bad ones, measured in one r
 fuzz: ## What reads strangers' bytes, SECONDS=60 a target; TARGETS="url message"
 	@scripts/fuzz $(SECONDS) $(TARGETS)
 
-bench: ## Rates, costs and latencies beside a bare loop, an hour; ROUNDS=5 CASES=… SCALE=1
+bench: ## Rates, costs and latencies beside a bare loop, an hour; ROUNDS=5 CASES=… SETTLED=…
 	@scripts/install-servers
 	$(CARGO) build --locked --quiet --release --package postrider
 	@$(CARGO) bench --locked --quiet --package tests --bench bench

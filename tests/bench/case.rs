@@ -88,17 +88,17 @@ pub(crate) fn all() -> Vec<Case> {
             ..ONE
         },
         Case {
-            name: "1 subscription, 50 million settled",
+            name: "1 subscription, settled ones behind it",
             ledger: Ledger::History,
             ..ONE
         },
         Case {
-            name: "1 subscription, 1 million wait",
+            name: "1 subscription, others wait for retries",
             ledger: Ledger::Backlog,
             ..ONE
         },
         Case {
-            name: "1 million subscriptions",
+            name: "many subscriptions",
             ledger: Ledger::Many,
             load: Load::Many,
             events: 110_000,

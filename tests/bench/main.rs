@@ -1,8 +1,8 @@
 //! The benchmark: how many deliveries a second, at which cost, beside a bare loop of the same parts on the same broker,
 //! receiver and machine, in the same run. `make bench` runs all of it; what its figures mean is in docs/performance.md.
 //!
-//! `ROUNDS=5` rounds are interleaved, `CASES="bare loop;latency"` picks some, `SCALE=0.01` makes the large
-//! ledgers smaller (for trying out; such figures mean nothing).
+//! `ROUNDS=5` rounds are interleaved; `CASES="bare loop;latency"` picks some; `SETTLED`, `WAITING` and `ENVIRONMENTS` set how
+//! large the large ledgers are.
 
 mod backlog;
 mod bare;
@@ -46,14 +46,12 @@ fn main() -> anyhow::Result<()> {
 
 async fn measure() -> anyhow::Result<()> {
     let rounds: usize = setting("ROUNDS", 5)?;
-    let scale: f64 = setting("SCALE", 1.0)?;
     let wanted: String = setting("CASES", String::new())?;
     let is_wanted = |name: &str| wanted.is_empty() || wanted.split(';').any(|one| one == name);
-    let scaled = |full: f64| (full * scale).ceil();
     let sizes = Sizes {
-        settled: scaled(50e6) as u64,
-        waiting: scaled(1e6) as u64,
-        environments: scaled(10e3) as u32,
+        settled: setting("SETTLED", 50_000_000)?,
+        waiting: setting("WAITING", 1_000_000)?,
+        environments: setting("ENVIRONMENTS", 10_000)?,
     };
     let mut scene = Scene::set_up(sizes).await?;
     let cases = case::all();
@@ -90,8 +88,7 @@ async fn measure() -> anyhow::Result<()> {
     if is_wanted(MEMORY) {
         for queued in QUEUED {
             eprintln!("bench: memory, {queued} messages in the queue");
-            let queued = scaled(queued as f64) as u64;
-            let peaks = backlog::run(&mut scene, one, queued.max(QUEUED[0]), rounds).await?;
+            let peaks = backlog::run(&mut scene, one, queued, rounds).await?;
             results.memory.push((queued, peaks));
         }
     }
