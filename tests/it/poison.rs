@@ -6,7 +6,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use hyper::Method;
 use rustix::process::{Pid, Signal, kill_process};
+use tests::http_call::call;
 use tests::postrider::Postrider;
 use tests::receiver::{Received, Receiver, Reply};
 use tests::wait::wait_until;
@@ -56,6 +58,14 @@ async fn a_message_that_kills_the_process_ends_alone_among_the_dead() {
         world.broker.take(DEAD_EVENTS).await
     })
     .await;
+    // The letter may be seen before the death that led to it.
+    wait_until(SOON, "a worker that is ready", async || {
+        deaths += u32::from(started_again(&world, &settings, &mut worker));
+        let url = format!("http://{}/readyz", worker.admin());
+        let answer = call(Method::GET, &url).await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
     world
         .receiver
         .wait_for_distinct(HEALTHY_COUNT, "/hook", LONG)
@@ -69,7 +79,6 @@ async fn a_message_that_kills_the_process_ends_alone_among_the_dead() {
         letter.header("x-first-death-reason").as_deref(),
         Some("delivery_limit")
     );
-    worker.wait_ready(SOON).await;
     world.stop_with_all_acked(&mut worker).await;
     assert_eq!(
         world
