@@ -9,11 +9,10 @@ use std::io::{self, Read};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use webhook::{Event, decode_event};
 
 use crate::config::Config;
-use crate::output;
+use crate::{output, progress};
 use lines::{Line, Lines};
 pub(crate) use publisher::{EventPublisher, routing_key};
 pub(crate) use relay::relay;
@@ -37,7 +36,7 @@ pub(crate) async fn publish(config: &Config, file: &str) -> anyhow::Result<ExitC
     };
     let mut lines = Lines::new(input, bytes_max);
     let mut publisher = EventPublisher::connect(&config.worker.amqp).await?;
-    let progress = bar(total);
+    let progress = total.map_or_else(progress::counter, progress::bar);
     let published = loop {
         // Read apart from the runtime: a pipe may wait for its writer.
         let (back, next) = tokio::task::spawn_blocking(move || {
@@ -94,20 +93,6 @@ fn event(line: &Line, bytes_max: usize) -> anyhow::Result<Event> {
             line.number,
             error.reason.as_str(),
             error.detail
-        ),
-    }
-}
-
-/// A bar where the end is known, a counter where it isn't; on terminals only.
-fn bar(total: Option<u64>) -> ProgressBar {
-    match total {
-        Some(total) => ProgressBar::new(total).with_style(
-            ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec} {eta}")
-                .expect("the template is fixed"),
-        ),
-        None => ProgressBar::no_length().with_style(
-            ProgressStyle::with_template("{spinner} {pos} published, {per_sec}")
-                .expect("the template is fixed"),
         ),
     }
 }

@@ -12,6 +12,7 @@ mod events;
 mod migrate;
 mod open_files;
 mod output;
+mod progress;
 mod receive;
 mod secrets;
 mod serve;

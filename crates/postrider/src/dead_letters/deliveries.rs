@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use store::{Accepted, DeadDelivery, DeliveryView, Redelivered, Store, StoreError};
 use uuid::Uuid;
@@ -11,7 +10,7 @@ use webhook::{DeadReason, DeliveryStatus, RequestId};
 
 use super::instant;
 use crate::cli::Span;
-use crate::output;
+use crate::{output, progress};
 
 /// Between two looks at the progress.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -147,10 +146,7 @@ async fn follow(store: &Store, environment: &str, id: Uuid, accepted: u64) -> an
     eprintln!(
         "postrider: redelivery {id}: workers schedule {accepted} anew, and go on if this command is stopped"
     );
-    let bar = ProgressBar::new(accepted).with_style(
-        ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec} {eta}")
-            .expect("the template is fixed"),
-    );
+    let bar = progress::bar(accepted);
     let mut moved = Instant::now();
     let mut asked = false;
     loop {

@@ -3,7 +3,6 @@
 
 use anyhow::bail;
 use bytes::Bytes;
-use indicatif::{ProgressBar, ProgressStyle};
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Value, json};
@@ -14,7 +13,7 @@ use worker::AmqpSettings;
 
 use super::round::Round;
 use crate::events::routing_key;
-use crate::output;
+use crate::{output, progress};
 
 /// Shown of a body, which may be as large as RabbitMQ takes.
 const SHOWN_BYTES: usize = 64 << 10;
@@ -41,7 +40,7 @@ struct Letter {
 /// One JSON object a line, the first of the queue first; no bodies.
 pub(super) async fn list(settings: &AmqpSettings, which: Which) -> anyhow::Result<()> {
     let mut round = Round::begin(settings, false).await?;
-    let bar = bar(&round);
+    let bar = progress::bar(round.messages.into());
     while let Some(delivery) = round.next().await? {
         let letter = Letter::read(&delivery);
         round.put_back(&delivery).await?;
@@ -58,7 +57,7 @@ pub(super) async fn list(settings: &AmqpSettings, which: Which) -> anyhow::Resul
 /// One with the beginning of its body; several where a body came more than once.
 pub(super) async fn show(settings: &AmqpSettings, id: Uuid) -> anyhow::Result<()> {
     let mut round = Round::begin(settings, false).await?;
-    let bar = bar(&round);
+    let bar = progress::bar(round.messages.into());
     let mut found = 0;
     while let Some(delivery) = round.next().await? {
         let letter = Letter::read(&delivery);
@@ -81,7 +80,7 @@ pub(super) async fn show(settings: &AmqpSettings, id: Uuid) -> anyhow::Result<()
 /// before it is taken away, so one that is broken off loses none, and may publish one twice.
 pub(super) async fn replay(settings: &AmqpSettings, which: Which) -> anyhow::Result<()> {
     let mut round = Round::begin(settings, matches!(which, Which::All(None))).await?;
-    let bar = bar(&round);
+    let bar = progress::bar(round.messages.into());
     let mut replayed = 0_u64;
     while let Some(delivery) = round.next().await? {
         if Letter::read(&delivery).is(which) {
@@ -194,12 +193,5 @@ fn time_of(death: &FieldTable) -> Option<u64> {
 fn unknown(id: Uuid) -> String {
     format!(
         "no message {id} is in the queue; `postrider dead-letters list --events` has those that are"
-    )
-}
-
-fn bar(round: &Round) -> ProgressBar {
-    ProgressBar::new(round.messages.into()).with_style(
-        ProgressStyle::with_template("{wide_bar} {pos}/{len} {per_sec} {eta}")
-            .expect("the template is fixed"),
     )
 }
