@@ -1,5 +1,6 @@
 //! What has to happen now and then, whoever does it: partitions made ahead and dropped after their time, held and
-//! cancelled deliveries swept, the dead of a span brought back, the gauges of the whole ledger and of the queues; and whether Postgres answers at all.
+//! cancelled deliveries swept, the dead of a span brought back, the gauges of the whole ledger and of the queues; and
+//! whether Postgres answers at all.
 
 use std::sync::Arc;
 use std::time::Duration;

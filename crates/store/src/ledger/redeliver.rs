@@ -116,9 +116,12 @@ pub enum Redelivered {
 enum Act {
     Answer(Redelivered),
     Write(&'static str),
-    /// The same, for what comes out of history.
-    Bring {
-        sql: &'static str,
+    /// Back from history.
+    Revive {
+        held: bool,
+    },
+    /// Beside history.
+    Resend {
         held: bool,
     },
 }
@@ -205,17 +208,13 @@ async fn redeliver(
                 .await?;
             true
         }
-        Act::Bring { sql, held } => {
-            let brought = if sql == REVIVE {
-                revive(client, environment_id, &[request_id], held).await?
-            } else {
-                let statement = client.prepared(sql).await?;
-                let row = client
-                    .query_one(&statement, &[&environment_id, &request_id, &held])
-                    .await?;
-                row.get(0)
-            };
-            brought == 1
+        Act::Revive { held } => revive(client, environment_id, &[request_id], held).await? == 1,
+        Act::Resend { held } => {
+            let statement = client.prepared(RESEND).await?;
+            let row = client
+                .query_one(&statement, &[&environment_id, &request_id, &held])
+                .await?;
+            row.get::<_, i64>(0) == 1
         }
     };
     heads::look_now(client, environment_id, webhook_id).await?;
@@ -255,9 +254,7 @@ fn act(waiting: Option<&Row>, settled: Option<&Row>, subscription: Option<&str>)
         (Some(row), _) if row.get::<_, &str>(1) == "held" => Act::Write(RELEASE),
         (Some(_), _) => Act::Write(HASTEN),
         (None, Some(row)) if !row.get::<_, bool>(2) => Act::Answer(Redelivered::PayloadGone),
-        (None, _) => Act::Bring {
-            sql: if delivered { RESEND } else { REVIVE },
-            held: paused,
-        },
+        (None, _) if delivered => Act::Resend { held: paused },
+        (None, _) => Act::Revive { held: paused },
     }
 }
