@@ -15,6 +15,8 @@ use crate::scene::{EVENT_TYPE, EXCHANGE, Scene};
 
 const TICK: Duration = Duration::from_millis(1);
 const WARM: Duration = Duration::from_secs(2);
+/// For the last of them.
+const LIMIT: Duration = Duration::from_secs(60);
 const LASTS: Duration = Duration::from_secs(5);
 
 /// Quantiles, milliseconds.
@@ -88,14 +90,5 @@ async fn publish(
     for confirm in confirms {
         confirm.await?;
     }
-    let all = before + sent;
-    tests::wait::wait_until(
-        Duration::from_secs(60),
-        "all delivered",
-        async || match scene.seen().await {
-            Ok(seen) => (seen.accepted >= all).then_some(Ok(())),
-            Err(error) => Some(Err(error)),
-        },
-    )
-    .await
+    scene.wait_accepted(before + sent, LIMIT).await
 }

@@ -57,15 +57,15 @@ pub(crate) async fn run(scene: &mut Scene, case: &Case) -> anyhow::Result<Figure
 pub(crate) async fn measure(scene: &Scene, case: &Case, ledger: &str) -> anyhow::Result<Figures> {
     let sql = connect(ledger).await;
     let size_before = number(&sql, "SELECT pg_database_size(current_database())").await?;
-    let mut senders = Senders::start(scene, case.runner, ledger).await?;
+    let senders = Senders::start(scene, case.runner, ledger).await?;
     let fan_out = case.load.fan_out();
     let warm = (case.warm - case.load.failing(case.warm)) * fan_out;
     let all = (case.events - case.load.failing(case.events)) * fan_out;
 
-    senders.wait_accepted(scene, warm).await?;
+    scene.wait_accepted(warm, LIMIT).await?;
     let from = sample(scene, &senders, &sql).await?;
     ensure!(from.accepted < all, "too fast for its warm part: {case:?}");
-    senders.wait_accepted(scene, all).await?;
+    scene.wait_accepted(all, LIMIT).await?;
     senders.wait_committed(all).await;
     let to = sample(scene, &senders, &sql).await?;
 
@@ -117,16 +117,6 @@ impl Senders {
                 Ok(Self::Workers(futures_util::future::join_all(started).await))
             }
         }
-    }
-
-    /// Waits until the receiver has accepted so many.
-    async fn wait_accepted(&mut self, scene: &Scene, count: u64) -> anyhow::Result<()> {
-        let what = format!("{count} accepted");
-        wait_until(LIMIT, &what, async || match scene.seen().await {
-            Ok(seen) => (seen.accepted >= count).then_some(Ok(())),
-            Err(error) => Some(Err(error)),
-        })
-        .await
     }
 
     /// Waits until workers have so many in their ledger as delivered.

@@ -13,6 +13,7 @@ use tests::http_call::call;
 use tests::postrider::Postrider;
 use tests::publish::Broker;
 use tests::servers::{Postgres, PostgresOptions, RabbitMq, RabbitMqOptions, Session, connect};
+use tests::wait::wait_until;
 use uuid::Uuid;
 use webhook::{Method, Secret};
 
@@ -100,6 +101,16 @@ impl Scene {
     pub(crate) async fn seen(&self) -> anyhow::Result<Seen> {
         let answer = call(HttpMethod::GET, &self.url("/bench/seen")).await?;
         Ok(serde_json::from_slice(&answer.body)?)
+    }
+
+    /// Waits until the receiver has accepted so many.
+    pub(crate) async fn wait_accepted(&self, count: u64, limit: Duration) -> anyhow::Result<()> {
+        let what = format!("{count} accepted");
+        wait_until(limit, &what, async || match self.seen().await {
+            Ok(seen) => (seen.accepted >= count).then_some(Ok(())),
+            Err(error) => Some(Err(error)),
+        })
+        .await
     }
 
     /// How long each of those took, microseconds.

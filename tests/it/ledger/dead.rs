@@ -13,9 +13,6 @@ use super::fixture::*;
 /// A second between two settlements over three days' partitions; of each ten one is dead, of each hundred one for
 /// another reason; ten subscriptions.
 const MANY: &str = "
-    DO $$ DECLARE d date; BEGIN FOR n IN 1..2 LOOP d := (now() AT TIME ZONE 'UTC')::date - n;
-        EXECUTE format('CREATE TABLE deliveries_%s PARTITION OF deliveries FOR VALUES FROM (%L) TO (%L)',
-            to_char(d, 'YYYYMMDD'), d, d + 1); END LOOP; END $$;
     INSERT INTO deliveries (environment_id, request_id, webhook_id, event_id, event_type, status, reason, attempts,
             created, settled, payload_id, settled_on)
         SELECT 'env-1', gen_random_uuid(), 'hook-' || n / 10 % 10, 'ev-' || n, 'card-published',
@@ -35,6 +32,7 @@ const LIMIT: u32 = 20;
 #[tokio::test]
 async fn the_dead_are_listed_the_newest_first_within_their_environment_span_and_reason() {
     let f = store().await;
+    f.sql.batch_execute(DAYS_BEFORE).await.unwrap();
     f.sql.batch_execute(MANY).await.unwrap();
     let list = async |environment, webhook, deaths, reason| {
         let dead = f
@@ -68,6 +66,7 @@ async fn the_dead_are_listed_the_newest_first_within_their_environment_span_and_
 #[tokio::test]
 async fn what_was_delivered_all_the_same_is_not_listed_as_dead() {
     let f = store().await;
+    f.sql.batch_execute(DAYS_BEFORE).await.unwrap();
     f.sql.batch_execute(MANY).await.unwrap();
     let late = "
         INSERT INTO deliveries SELECT environment_id, request_id, webhook_id, event_id, event_type, 'delivered', NULL, 2,
@@ -88,6 +87,7 @@ async fn what_was_delivered_all_the_same_is_not_listed_as_dead() {
 #[tokio::test]
 async fn a_list_of_the_dead_reads_no_more_than_its_index_has_of_them() {
     let f = store().await;
+    f.sql.batch_execute(DAYS_BEFORE).await.unwrap();
     f.sql.batch_execute(MANY).await.unwrap();
     let hour = Duration::from_secs(3600);
     let span = Deaths {

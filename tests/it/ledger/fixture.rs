@@ -19,6 +19,12 @@ pub(super) const LEASE: Duration = Duration::from_secs(30);
 pub(super) const HELD_MAX: Duration = Duration::from_secs(3600);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
 
+/// Makes the partitions of deliveries for yesterday and the day before.
+pub(super) const DAYS_BEFORE: &str = "
+    DO $$ DECLARE d date; BEGIN FOR n IN 1..2 LOOP d := (now() AT TIME ZONE 'UTC')::date - n;
+        EXECUTE format('CREATE TABLE deliveries_%s PARTITION OF deliveries FOR VALUES FROM (%L) TO (%L)',
+            to_char(d, 'YYYYMMDD'), d, d + 1); END LOOP; END $$";
+
 pub(super) struct Fixture {
     pub(super) store: Store,
     pub(super) sql: Session,

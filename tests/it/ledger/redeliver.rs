@@ -27,6 +27,22 @@ async fn redeliver(f: &Fixture, event_id: &str) -> Redelivered {
     f.store.redeliver(ENV, id(event_id)).await.unwrap()
 }
 
+/// `ev-1` is delivered, and is to be sent once more.
+async fn delivered_and_wished_for() -> Fixture {
+    let f = fixture().await;
+    f.store
+        .commit(&[delivered("hook-a", "ev-1")])
+        .await
+        .unwrap();
+    redeliver(&f, "ev-1").await;
+    f
+}
+
+async fn assert_nothing_waits(f: &Fixture) {
+    let waiting = "SELECT count(*) FROM deliveries_waiting";
+    assert_eq!(number(&f.sql, waiting).await, 0);
+}
+
 async fn claim(f: &Fixture) -> Vec<Claimed> {
     f.store.claim_due(limits(&[])).await.unwrap().claimed
 }
@@ -185,8 +201,7 @@ async fn what_is_delivered_gets_one_attempt_and_stays_delivered() {
     }
     let history = "SELECT count(*) FROM deliveries";
     assert_eq!(number(&f.sql, history).await, 2);
-    let waiting = "SELECT count(*) FROM deliveries_waiting";
-    assert_eq!(number(&f.sql, waiting).await, 0);
+    assert_nothing_waits(&f).await;
     let outbox = "SELECT count(*) FROM outbox";
     assert_eq!(number(&f.sql, outbox).await, 0);
     assert_sound(&f.sql).await;
@@ -194,12 +209,7 @@ async fn what_is_delivered_gets_one_attempt_and_stays_delivered() {
 
 #[tokio::test]
 async fn a_wish_survives_workers_that_die_but_not_for_ever() {
-    let f = fixture().await;
-    f.store
-        .commit(&[delivered("hook-a", "ev-1")])
-        .await
-        .unwrap();
-    redeliver(&f, "ev-1").await;
+    let f = delivered_and_wished_for().await;
     let lease_over =
         "UPDATE deliveries_waiting SET due = now(); UPDATE subscription_due SET next_due = now()";
 
@@ -222,20 +232,14 @@ async fn a_wish_survives_workers_that_die_but_not_for_ever() {
     f.store.commit(&[lost]).await.unwrap();
 
     assert_eq!(view(&f, "ev-1").await.status, DeliveryStatus::Delivered);
-    let waiting = "SELECT count(*) FROM deliveries_waiting";
-    assert_eq!(number(&f.sql, waiting).await, 0);
+    assert_nothing_waits(&f).await;
     assert_eq!(number(&f.sql, "SELECT count(*) FROM outbox").await, 0);
     assert_sound(&f.sql).await;
 }
 
 #[tokio::test]
 async fn a_wish_for_what_is_delivered_ends_with_its_subscription() {
-    let f = fixture().await;
-    f.store
-        .commit(&[delivered("hook-a", "ev-1")])
-        .await
-        .unwrap();
-    redeliver(&f, "ev-1").await;
+    let f = delivered_and_wished_for().await;
 
     f.store
         .set_status(ENV, "hook-a", Status::Disabled, None)
@@ -244,19 +248,13 @@ async fn a_wish_for_what_is_delivered_ends_with_its_subscription() {
     sweep_all(&f.store).await;
 
     assert_eq!(view(&f, "ev-1").await.status, DeliveryStatus::Delivered);
-    let waiting = "SELECT count(*) FROM deliveries_waiting";
-    assert_eq!(number(&f.sql, waiting).await, 0);
+    assert_nothing_waits(&f).await;
     assert_sound(&f.sql).await;
 }
 
 #[tokio::test]
 async fn a_410_to_a_wish_disables_and_the_delivery_stays_delivered() {
-    let f = fixture().await;
-    f.store
-        .commit(&[delivered("hook-a", "ev-1")])
-        .await
-        .unwrap();
-    redeliver(&f, "ev-1").await;
+    let f = delivered_and_wished_for().await;
     let claimed = claim(&f).await;
 
     let gone = result_of(&claimed[0], Step::Dead(DeadReason::Gone), Outcome::Gone);
@@ -310,8 +308,7 @@ async fn what_cannot_be_sent_again_says_why_and_stays_as_it_is() {
     }
 
     assert_eq!(view(&f, "ev-1").await.status, DeliveryStatus::Dead);
-    let waiting = "SELECT count(*) FROM deliveries_waiting";
-    assert_eq!(number(&f.sql, waiting).await, 0);
+    assert_nothing_waits(&f).await;
 }
 
 #[tokio::test]
