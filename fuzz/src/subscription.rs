@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value, json};
 use webhook::{
-    AddressPolicy, Fault, Method, Secret, Status, Subscription, check_headers, check_types,
+    AddressPolicy, Batch, Fault, Method, Secret, Status, Subscription, check_headers, check_types,
     check_url, url_literal_address,
 };
 
@@ -65,6 +65,11 @@ fn keeps_the_rules(made: &Subscription) {
             .is_none_or(|name| (1..=256).contains(&name.len()))
     );
     assert_ne!(made.status, Status::Disabled);
+    if let Some(batch) = made.batch {
+        assert!((2..=1000).contains(&batch.events_max));
+        assert!((50..=60_000).contains(&batch.wait().as_millis()));
+        assert!((1..=16 << 20).contains(&batch.bytes()));
+    }
     let untouched = standing();
     assert_eq!(
         (&made.id, &made.secrets),
@@ -83,6 +88,8 @@ fn standing() -> Subscription {
         url: "https://example.com/hook".into(),
         method: Method::Put,
         headers: vec![("x-a".into(), "1".into()), ("X-B".into(), "2".into())],
+        batch: None,
+        rate_limit: None,
         secrets: vec![Secret::new("0217309e-3c74-41b5-82e9-bd60e5db9bdb".into())],
         status: Status::Active,
     }
@@ -101,8 +108,22 @@ fn shown(s: &Subscription) -> Value {
         "url": s.url,
         "method": s.method.as_str(),
         "headers": headers,
+        "batch": s.batch.map(shown_batch),
+        "rateLimit": s.rate_limit.map(|limit| json!({"perSecond": limit})),
         "status": s.status.as_str(),
     })
+}
+
+/// The wait in nanoseconds, since a duration has several spellings.
+fn shown_batch(batch: Batch) -> Value {
+    let mut shown = json!({"maxEvents": batch.events_max});
+    if let Some(wait) = batch.wait_max {
+        shown["maxWait"] = json!(wait.as_nanos());
+    }
+    if let Some(bytes) = batch.bytes_max {
+        shown["maxBytes"] = json!(bytes);
+    }
+    shown
 }
 
 /// In two cases: the RFC, which knows no names without case, can't say which counts.
@@ -127,8 +148,15 @@ fn merged(mut target: Value, patch: &Value) -> Value {
         ("name", Value::Null),
         ("method", json!("POST")),
         ("headers", json!({})),
+        ("batch", Value::Null),
+        ("rateLimit", Value::Null),
     ] {
         object.entry(name).or_insert(absent);
+    }
+    if let Some(wait) = object["batch"].get_mut("maxWait") {
+        let text = wait.as_str().expect("it was accepted");
+        let duration = humantime::parse_duration(text).expect("it was accepted");
+        *wait = json!(duration.as_nanos());
     }
     target
 }

@@ -248,6 +248,8 @@ impl Scene {
             url: self.url(path),
             method: Method::Post,
             headers: Vec::new(),
+            batch: None,
+            rate_limit: None,
             secret: Secret::new(SECRET.to_owned()),
         }
     }

@@ -227,6 +227,8 @@ pub(crate) fn subscription(url: &str) -> NewSubscription {
         url: url.into(),
         method: Method::Post,
         headers: vec![],
+        batch: None,
+        rate_limit: None,
         secret: Secret::new(SECRET.into()),
     }
 }

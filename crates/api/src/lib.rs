@@ -5,6 +5,7 @@
 //! be done is a [`Problem`].
 
 mod access;
+mod batch_body;
 mod body;
 mod connections;
 mod credentials;
@@ -19,6 +20,7 @@ mod names;
 mod oauth;
 mod openapi;
 mod problem;
+mod rate_limit_body;
 mod redeliveries;
 mod route_table;
 mod routes;

@@ -10,11 +10,13 @@ use webhook::{
     check_url, url_literal_address,
 };
 
+use crate::batch_body;
 use crate::body::{pointer, unknown_keys};
+use crate::rate_limit_body;
 
 pub(crate) const NAME_BYTES_MAX: usize = 256;
 /// What a new one may say.
-pub(crate) const NEW_KEYS: [&str; 8] = [
+pub(crate) const NEW_KEYS: [&str; 10] = [
     "name",
     "types",
     "url",
@@ -22,10 +24,21 @@ pub(crate) const NEW_KEYS: [&str; 8] = [
     "method",
     "cardTemplateId",
     "actionFlowConfigId",
+    "batch",
+    "rateLimit",
     "status",
 ];
 /// What a change may say.
-pub(crate) const PATCH_KEYS: [&str; 6] = ["name", "types", "url", "headers", "method", "status"];
+pub(crate) const PATCH_KEYS: [&str; 8] = [
+    "name",
+    "types",
+    "url",
+    "headers",
+    "method",
+    "batch",
+    "rateLimit",
+    "status",
+];
 
 /// What URLs may be.
 #[derive(Clone, Debug)]
@@ -52,8 +65,8 @@ pub(crate) fn show(stored: &StoredSubscription) -> Value {
         "headers": headers,
         "cardTemplateId": s.card_template_id,
         "actionFlowConfigId": s.action_flow_config_id,
-        "batch": null,
-        "rateLimit": null,
+        "batch": s.batch.map(batch_body::show),
+        "rateLimit": s.rate_limit.map(rate_limit_body::show),
         "status": s.status.as_str(),
         "statusReason": stored.status_reason,
         "statusChanged": instant(stored.status_changed),
@@ -121,7 +134,6 @@ fn unknown(object: &Map<String, Value>, known: &[&str]) -> Vec<Fault> {
     let mut faults = unknown_keys(object, known);
     for fault in &mut faults {
         fault.detail = match fault.pointer.as_str() {
-            "#/batch" | "#/rateLimit" => "is not there yet in this version".into(),
             "#/cardTemplateId" | "#/actionFlowConfigId" => {
                 "can't be changed: make another subscription".into()
             }
@@ -176,6 +188,10 @@ fn apply(
             ("headers", Value::Object(headers)) => patch_headers(&mut s.headers, headers, faults),
             ("cardTemplateId", value) => s.card_template_id = match_id(key, value, faults),
             ("actionFlowConfigId", value) => s.action_flow_config_id = match_id(key, value, faults),
+            ("batch", value) => s.batch = batch_body::patch(s.batch, value, faults),
+            ("rateLimit", value) => {
+                s.rate_limit = rate_limit_body::patch(s.rate_limit, value, faults);
+            }
             ("status", Value::String(status)) => match Status::parse(status) {
                 Some(status @ (Status::Active | Status::Paused)) => s.status = status,
                 _ => faults.push(Fault::new(

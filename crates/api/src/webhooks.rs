@@ -46,6 +46,8 @@ impl Webhooks {
                 url: read.url.clone(),
                 method: read.method,
                 headers: read.headers.clone(),
+                batch: read.batch,
+                rate_limit: read.rate_limit,
                 secret: random_secret(),
             };
             match self.store.create_within(new, self.most).await {
@@ -170,6 +172,8 @@ fn empty(environment_id: &str) -> Subscription {
         url: String::new(),
         method: Method::Post,
         headers: Vec::new(),
+        batch: None,
+        rate_limit: None,
         secrets: Vec::new(),
         status: Status::Active,
     }

@@ -12,6 +12,7 @@ mod ledger;
 mod listen;
 mod migrate;
 mod outbox;
+mod pace;
 mod partitions;
 mod pool;
 mod rekey;

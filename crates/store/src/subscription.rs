@@ -2,14 +2,16 @@
 //! touches the ledger in the same transaction, so that what waits meets the new state at once.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use time::OffsetDateTime;
 use tokio_postgres::Row;
-use webhook::{Method, Secret, Status, Subscription};
+use webhook::{Batch, Method, Secret, Status, Subscription};
 
 use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
 use crate::ledger::heads;
+use crate::pace::Pace;
 use crate::pool::Store;
 use crate::seal::Place;
 use crate::subscription_change::is_within;
@@ -38,6 +40,10 @@ pub struct NewSubscription {
     pub method: Method,
     /// Its own headers, name and value.
     pub headers: Vec<(String, String)>,
+    /// Where set, its events go in lists.
+    pub batch: Option<Batch>,
+    /// Where set, so many of its requests begin per second at most.
+    pub rate_limit: Option<NonZeroU32>,
     /// The secret that signs.
     pub secret: Secret,
 }
@@ -84,7 +90,8 @@ const READ: &str = "\
         ARRAY(SELECT k.secret FROM subscription_secrets k \
             WHERE k.environment_id = s.environment_id AND k.webhook_id = s.webhook_id \
                 AND (k.signs_until IS NULL OR k.signs_until > now()) \
-            ORDER BY k.secret_id DESC) \
+            ORDER BY k.secret_id DESC), \
+        s.batch_events_max, s.batch_wait_ms_max, s.batch_bytes_max, s.rate_per_second_max \
     FROM subscriptions s WHERE s.environment_id = $1";
 
 impl Store {
@@ -108,12 +115,14 @@ impl Store {
     ) -> Result<Option<StoredSubscription>, StoreError> {
         const SUBSCRIPTION: &str = "\
             WITH made AS (INSERT INTO subscriptions (environment_id, webhook_id, name, types, card_template_id, \
-                    action_flow_config_id, url, method, headers, status) \
-                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'active') RETURNING environment_id, webhook_id) \
+                    action_flow_config_id, url, method, headers, status, batch_events_max, batch_wait_ms_max, \
+                    batch_bytes_max, rate_per_second_max) \
+                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 'active', $11, $12, $13, $14) RETURNING environment_id, webhook_id) \
             INSERT INTO subscription_secrets (environment_id, webhook_id, secret) \
             SELECT environment_id, webhook_id, $10 FROM made";
         let headers = self.sealed_headers(&new.environment_id, &new.id, &new.headers)?;
         let secret = self.sealed_secret(&new.environment_id, &new.id, &new.secret)?;
+        let pace = Pace::new(new.batch, new.rate_limit);
         let client = self.checkout().await?;
         let stored = limited(async {
             let insert = client.prepared(SUBSCRIPTION).await?;
@@ -136,6 +145,10 @@ impl Store {
                         &new.method.as_str(),
                         &headers,
                         &secret,
+                        &pace.events_max,
+                        &pace.wait_ms_max,
+                        &pace.bytes_max,
+                        &pace.per_second_max,
                     ],
                 )
                 .await?;
@@ -428,6 +441,12 @@ impl Store {
 
 /// A row's subscription, without what is sealed.
 fn plain(row: &Row) -> Result<Subscription, StoreError> {
+    let pace = Pace {
+        events_max: row.get(15),
+        wait_ms_max: row.get(16),
+        bytes_max: row.get(17),
+        per_second_max: row.get(18),
+    };
     Ok(Subscription {
         environment_id: row.get(0),
         id: row.get(1),
@@ -438,6 +457,8 @@ fn plain(row: &Row) -> Result<Subscription, StoreError> {
         url: row.get(6),
         method: Method::parse(row.get(7)).ok_or_else(|| StoreError::unexpected("method"))?,
         headers: Vec::new(),
+        batch: pace.batch(),
+        rate_limit: pace.rate_limit(),
         secrets: Vec::new(),
         status: Status::parse(row.get(9)).ok_or_else(|| StoreError::unexpected("status"))?,
     })

@@ -11,6 +11,7 @@ use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
 use crate::ledger::heads;
 use crate::ledger::units::seconds;
+use crate::pace::Pace;
 use crate::pool::Store;
 use crate::subscription::StoredSubscription;
 
@@ -66,12 +67,14 @@ impl Store {
             WHERE environment_id = $1 AND webhook_id = $2 FOR UPDATE";
         const CHANGE: &str = "\
             UPDATE subscriptions SET name = $3, types = $4, url = $5, method = $6, headers = $7, status = $8, \
+                batch_events_max = $9, batch_wait_ms_max = $10, batch_bytes_max = $11, rate_per_second_max = $12, \
                 status_reason = CASE WHEN status = $8 THEN status_reason END, \
                 status_changed = CASE WHEN status = $8 THEN status_changed ELSE now() END, \
                 updated = GREATEST(now(), updated + interval '1 microsecond') \
             WHERE environment_id = $1 AND webhook_id = $2";
         let s = subscription;
         let headers = self.sealed_headers(&s.environment_id, &s.id, &s.headers)?;
+        let pace = Pace::new(s.batch, s.rate_limit);
         let client = self.checkout().await?;
         let changed = limited(async {
             let (standing, change) = (
@@ -109,6 +112,10 @@ impl Store {
                         &s.method.as_str(),
                         &headers,
                         &s.status.as_str(),
+                        &pace.events_max,
+                        &pace.wait_ms_max,
+                        &pace.bytes_max,
+                        &pace.per_second_max,
                     ],
                 )
                 .await?;

@@ -5,6 +5,7 @@
 //! out as values. Sending is left to `worker`, keeping to `store`.
 
 mod address_policy;
+mod batch;
 mod delivery_id;
 mod envelope;
 mod event;
@@ -27,6 +28,7 @@ mod any_json;
 mod any_message;
 
 pub use address_policy::{AddressPolicy, RefusedAddress};
+pub use batch::{Batch, Member};
 pub use delivery_id::RequestId;
 pub use envelope::Envelope;
 pub use event::{Event, FIELD_BYTES_MAX, decode_event};

@@ -2,7 +2,9 @@
 //! Whether its parts are allowed is judged in `subscription_check`, whether it wants an event in `subscription_index`.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
+use crate::batch::Batch;
 use crate::signature::Secret;
 
 /// Of a `webhookId`.
@@ -29,6 +31,10 @@ pub struct Subscription {
     pub method: Method,
     /// Its own headers, name and value, in the tenant's order.
     pub headers: Vec<(String, String)>,
+    /// Where set, its events go in lists.
+    pub batch: Option<Batch>,
+    /// Where set, so many of its requests begin per second at most.
+    pub rate_limit: Option<NonZeroU32>,
     /// The secrets that sign now, the newest first; more than one while one is being rotated.
     pub secrets: Vec<Secret>,
     /// Whether it gets deliveries.
@@ -50,6 +56,8 @@ impl fmt::Debug for Subscription {
             .field("url", &url)
             .field("method", &self.method)
             .field("header_names", &header_names)
+            .field("batch", &self.batch)
+            .field("rate_limit", &self.rate_limit)
             .field("secrets", &self.secrets)
             .field("status", &self.status)
             .finish()
@@ -147,6 +155,8 @@ mod tests {
             url: "https://example.com/hook?token=hidden".into(),
             method: Method::Post,
             headers: vec![("Authorization".into(), "Bearer hidden".into())],
+            batch: None,
+            rate_limit: None,
             secrets: vec![Secret::new("hidden".into())],
             status: Status::Active,
         };

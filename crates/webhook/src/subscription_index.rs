@@ -102,6 +102,8 @@ mod tests {
             url: "https://example.com/".into(),
             method: Method::Post,
             headers: Vec::new(),
+            batch: None,
+            rate_limit: None,
             secrets: Vec::new(),
             status: Status::Active,
         }

@@ -95,6 +95,8 @@ impl Endpoint {
             url: url.into(),
             method: webhook::Method::Post,
             headers: vec![("My-Custom-Header".into(), "123".into())],
+            batch: None,
+            rate_limit: None,
             secrets: vec![webhook::Secret::new(
                 "0217309e-3c74-41b5-82e9-bd60e5db9bdb".into(),
             )],

@@ -69,6 +69,8 @@ pub(super) fn subscription(id: &str) -> NewSubscription {
         url: "https://example.com/hook".into(),
         method: Method::Post,
         headers: vec![("X-Token".into(), "hush-header".into())],
+        batch: None,
+        rate_limit: None,
         secret: Secret::new("hush-secret".into()),
     }
 }

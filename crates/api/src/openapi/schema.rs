@@ -40,10 +40,6 @@ pub(super) fn nullable(of: ObjectBuilder, r#type: Type) -> ObjectBuilder {
     of.schema_type(SchemaType::from_iter([r#type, Type::Null]))
 }
 
-pub(super) fn null() -> ObjectBuilder {
-    ObjectBuilder::new().schema_type(Type::Null)
-}
-
 /// One of these texts.
 pub(super) fn one_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> ObjectBuilder {
     text().enum_values(Some(texts.into_iter().map(Value::from)))

@@ -9,16 +9,17 @@ use utoipa::openapi::response::ResponseBuilder;
 use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use webhook::{
-    HEADER_NAME_BYTES_MAX, HEADER_PREFIXES_RESERVED, HEADER_VALUE_BYTES_MAX, HEADERS_MAX,
+    Batch, HEADER_NAME_BYTES_MAX, HEADER_PREFIXES_RESERVED, HEADER_VALUE_BYTES_MAX, HEADERS_MAX,
     HEADERS_RESERVED, MATCH_ID_BYTES_MAX, Method, Outcome, Status, TYPE_BYTES_MAX, TYPES_MAX,
     URL_BYTES_MAX,
 };
 
 use super::operation::{Description, describe, json_response};
 use super::schema::{
-    WEBHOOK_ID, closed_object, data, format, instant, integer, named, null, nullable, object,
-    one_of, text, whole,
+    WEBHOOK_ID, closed_object, data, format, instant, integer, named, nullable, object, one_of,
+    text, whole,
 };
+use crate::rate_limit_body::MOST;
 use crate::subscription_body::NAME_BYTES_MAX;
 
 pub(super) const ID: &str = "2nBrJUjz";
@@ -55,6 +56,7 @@ pub(crate) fn create() -> Operation {
             [
                 ("types", json!({"types": ["card-published", "card-completed"], "url": url, "headers": headers})),
                 ("card", json!({"types": ["card-published"], "url": url, "headers": headers, "cardTemplateId": "1", "actionFlowConfigId": "2"})),
+                ("batch", json!({"types": ["card-published"], "url": url, "headers": headers, "batch": {"maxEvents": 100, "maxWait": "500ms"}, "rateLimit": {"perSecond": 50}})),
             ],
         )
         .responds(201, made)
@@ -170,8 +172,8 @@ pub(super) fn schema() -> Schema {
         ),
         ("cardTemplateId", match_id("card").into()),
         ("actionFlowConfigId", match_id("flow").into()),
-        ("batch", null().description(Some("Reserved.")).into()),
-        ("rateLimit", null().description(Some("Reserved.")).into()),
+        ("batch", batch().into()),
+        ("rateLimit", rate_limit().into()),
         (
             "status",
             one_of([Status::Active, Status::Paused, Status::Disabled].map(Status::as_str)).into(),
@@ -213,6 +215,8 @@ fn changeable() -> ObjectBuilder {
         .property("headers", headers())
         .property("name", name())
         .property("method", method_or_null())
+        .property("batch", batch())
+        .property("rateLimit", rate_limit())
 }
 
 fn types() -> ArrayBuilder {
@@ -268,6 +272,40 @@ fn method() -> ObjectBuilder {
 fn method_or_null() -> ObjectBuilder {
     let words = [Method::Post, Method::Put].map(|method| Value::from(method.as_str()));
     nullable(method(), Type::String).enum_values(Some(words.into_iter().chain([Value::Null])))
+}
+
+fn batch() -> ObjectBuilder {
+    let (events_least, events_most) = Batch::EVENTS;
+    let (bytes_least, bytes_most) = Batch::BYTES;
+    let events = integer()
+        .minimum(Some(events_least))
+        .maximum(Some(events_most))
+        .description(Some("Events of one batch at most."));
+    let wait = nullable(text(), Type::String).description(Some(
+        "For so long the first event waits for others, from `50ms` to `60s`; `1s` where it isn't given.",
+    ));
+    let bytes = nullable(integer(), Type::Integer)
+        .minimum(Some(bytes_least))
+        .maximum(Some(bytes_most))
+        .description(Some(
+            "Bytes of a request's body at most, but that one event always goes; 1048576 where it isn't given.",
+        ));
+    nullable(closed_object(), Type::Object)
+        .property("maxEvents", events)
+        .property("maxWait", wait)
+        .property("maxBytes", bytes)
+        .description(Some(
+            "Where set, events go in lists, `isBatched` is true, and `maxEvents` must be given. Null ends it.",
+        ))
+}
+
+fn rate_limit() -> ObjectBuilder {
+    let per_second = integer().minimum(Some(1)).maximum(Some(MOST));
+    nullable(closed_object(), Type::Object)
+        .property("perSecond", per_second)
+        .description(Some(
+            "Where set, so many requests begin per second at most; the rest waits. Null ends it.",
+        ))
 }
 
 fn match_id(of: &str) -> ObjectBuilder {

@@ -111,6 +111,8 @@ impl Story {
             } else {
                 Vec::new()
             },
+            batch: None,
+            rate_limit: None,
             secret: Secret::new(Uuid::new_v4().to_string()),
         }
     }
