@@ -38,7 +38,7 @@ fn pass_on(body: &Bytes, event: &Event) {
 
     let request_id = RequestId::of_event("2nBrJUjz", &event.event_type, &event.id);
     let environment = &event.environment_id;
-    let envelope = Envelope::of_event(request_id, environment, "2nBrJUjz", event.data.clone());
+    let envelope = Envelope::new(request_id, environment, "2nBrJUjz", event.data.clone());
     let bytes = envelope.to_bytes();
     assert_eq!(bytes.len(), envelope.len());
     let text = std::str::from_utf8(&bytes).expect("an envelope is text");

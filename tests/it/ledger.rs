@@ -1,5 +1,6 @@
 //! The ledger on a real Postgres, through `store` alone.
 
+mod batch;
 mod changes;
 mod claim;
 mod commit;

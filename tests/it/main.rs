@@ -9,6 +9,7 @@
 
 mod alerts;
 mod api;
+mod batch;
 mod chaos;
 mod circuit;
 mod dashboard;

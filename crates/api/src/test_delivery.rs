@@ -9,7 +9,7 @@ use store::{Store, StoreError, TestDelivery, TestProgress, TestResult};
 use time::OffsetDateTime;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
-use webhook::{RequestId, Status, Subscription};
+use webhook::{RequestId, Status, Subscription, batch_data};
 
 use crate::problem::Problem;
 use crate::subscription_body::instant;
@@ -38,11 +38,20 @@ pub(crate) async fn test(
     }
     let event_type = subscription.types.first().map_or("", String::as_str);
     let event_id = format!("test-{}", Uuid::new_v4());
+    let event = example(subscription, event_type, &event_id).to_string();
+    let id = RequestId::of_event(webhook_id, event_type, &event_id);
+    let (request_id, data) = match subscription.batch {
+        None => (id, Bytes::from(event)),
+        Some(_) => {
+            let list = batch_data([event.as_bytes()].into_iter());
+            (RequestId::of_batch(webhook_id, &[id]), list)
+        }
+    };
     let test = TestDelivery {
         environment_id: environment_id.to_owned(),
-        request_id: RequestId::of_event(webhook_id, event_type, &event_id),
+        request_id,
         webhook_id: webhook_id.to_owned(),
-        data: Bytes::from(example(subscription, event_type, &event_id).to_string()),
+        data,
     };
     store.ask_test(&test, TAKEABLE).await?;
     let result = wait(store, &test, attempt_max).await?;

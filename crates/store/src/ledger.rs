@@ -1,6 +1,7 @@
 //! The ledger: what stands for each delivery, waiting or settled. One file for each thing that is done to it; the
 //! decision of what a record changes is pure and stands in `merge`.
 
+pub(crate) mod batch;
 mod claim;
 mod commit;
 mod dead;
@@ -10,6 +11,7 @@ pub(crate) mod heads;
 mod history;
 mod log;
 mod lookup;
+mod members;
 mod merge;
 #[cfg(test)]
 mod model;
@@ -24,6 +26,7 @@ mod sweep;
 pub(crate) mod units;
 mod waiting;
 
+pub use batch::{BatchMade, Batches};
 pub use claim::{Claim, ClaimLimits, Claimed};
 pub use dead::DeadDelivery;
 pub use gauges::LedgerGauges;

@@ -26,9 +26,9 @@ mod url;
 pub use credential::{Credential, Role};
 pub use error::{PostgresError, SettingsError, StoreError, Unavailable};
 pub use ledger::{
-    Accepted, Attempt, AttemptView, ByHand, Claim, ClaimLimits, Claimed, DeadDelivery, Deaths,
-    Delivery, DeliveryView, LedgerGauges, LogCursor, LogPage, Payload, Record, Redelivered,
-    RedeliveryView, Step, Swept, Written,
+    Accepted, Attempt, AttemptView, BatchMade, Batches, ByHand, Claim, ClaimLimits, Claimed,
+    DeadDelivery, Deaths, Delivery, DeliveryView, LedgerGauges, LogCursor, LogPage, Payload,
+    Record, Redelivered, RedeliveryView, Step, Swept, Written,
 };
 pub use listen::{Listener, Notice};
 pub use migrate::SchemaState;

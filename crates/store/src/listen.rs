@@ -19,6 +19,8 @@ use crate::pool::{CONNECT_LIMIT, SESSION, Store};
 const SUBSCRIPTIONS: &str = "postrider_subscriptions";
 /// Channel that says: something became due. Carries nothing.
 const DUE: &str = "postrider_due";
+/// Channel that says: a batch is full, or to be looked at before its time. Carries nothing.
+pub(crate) const BATCHES: &str = "postrider_batches";
 /// Channel that says: a test was asked for. Carries nothing.
 pub(crate) const TESTS: &str = "postrider_tests";
 /// Silent for so long, the connection is probed.
@@ -33,6 +35,8 @@ pub enum Notice {
     SubscriptionsChanged(String),
     /// Something became due before its time, or was given back: a claim is worth it now.
     Due,
+    /// Something is to be put together into a batch now.
+    Batches,
     /// A test was asked for.
     TestAsked,
 }
@@ -67,7 +71,9 @@ impl Store {
             connection,
             told: VecDeque::new(),
         };
-        let listen = format!("{SESSION}; LISTEN {SUBSCRIPTIONS}; LISTEN {DUE}; LISTEN {TESTS}");
+        let listen = format!(
+            "{SESSION}; LISTEN {SUBSCRIPTIONS}; LISTEN {DUE}; LISTEN {BATCHES}; LISTEN {TESTS}"
+        );
         limited(listener.run(&listen)).await?;
         Ok(listener)
     }
@@ -88,6 +94,7 @@ impl Listener {
                         return Ok(Notice::SubscriptionsChanged(environment_id));
                     }
                     DUE => return Ok(Notice::Due),
+                    BATCHES => return Ok(Notice::Batches),
                     TESTS => return Ok(Notice::TestAsked),
                     _ => {}
                 }

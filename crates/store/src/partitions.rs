@@ -13,7 +13,7 @@ use crate::pool::Store;
 /// Days that are made ahead, so that a week without maintenance does no harm.
 pub(crate) const DAYS_AHEAD: u32 = 7;
 /// History's tables; each has a partition a day, named table_yyyymmdd.
-const TABLES: [&str; 3] = ["deliveries", "attempts", "payloads"];
+const TABLES: [&str; 4] = ["deliveries", "attempts", "payloads", "batch_members"];
 /// Tables $1 and their days, from today on to $2 days later, without a partition.
 const MISSING: &str = "\
     SELECT t.name, day::date, ahead \

@@ -10,7 +10,7 @@ use webhook::{Batch, Method, Secret, Status, Subscription};
 
 use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
-use crate::ledger::heads;
+use crate::ledger::{batch, heads};
 use crate::pace::Pace;
 use crate::pool::Store;
 use crate::seal::Place;
@@ -291,6 +291,7 @@ impl Store {
         let client = self.checkout().await?;
         let changed = limited(async {
             client.batch_execute("BEGIN").await?;
+            batch::look_now(&client, environment_id, webhook_id).await?;
             let change = client.prepared(sql).await?;
             let changed = client.execute(&change, parameters).await?;
             heads::look_now(&client, environment_id, webhook_id).await?;

@@ -9,8 +9,8 @@ use webhook::{Secret, Status, Subscription};
 
 use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
-use crate::ledger::heads;
 use crate::ledger::units::seconds;
+use crate::ledger::{batch, heads};
 use crate::pace::Pace;
 use crate::pool::Store;
 use crate::subscription::StoredSubscription;
@@ -82,7 +82,8 @@ impl Store {
                 client.prepared(CHANGE).await?,
             );
             client.batch_execute("BEGIN").await?;
-            // Before the row's own lock, as a creation takes them.
+            // Before the row's own lock, as a commit and a creation take them.
+            batch::look_now(&client, &s.environment_id, &s.id).await?;
             let within = is_within(&client, &s.environment_id, &s.id, most).await?;
             let Some(row) = client
                 .query_opt(&standing, &[&s.environment_id, &s.id])

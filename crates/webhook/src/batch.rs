@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 /// A tenant's wish to get its events in lists, and how large and how old such a list may become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Batch {
@@ -65,6 +67,18 @@ impl Batch {
     }
 }
 
+/// The `data` of a batch: a list of its events' bytes as received.
+pub fn batch_data<'a>(events: impl ExactSizeIterator<Item = &'a [u8]> + Clone) -> Bytes {
+    let bytes: usize = events.clone().map(|event| event.len() + 1).sum();
+    let mut list = Vec::with_capacity(bytes + 1);
+    for (position, event) in events.enumerate() {
+        list.push(if position == 0 { b'[' } else { b',' });
+        list.extend_from_slice(event);
+    }
+    list.push(b']');
+    list.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -118,5 +132,13 @@ mod tests {
             (batch.wait(), batch.bytes()),
             (Duration::from_secs(1), 1 << 20)
         );
+    }
+
+    #[test]
+    fn a_list_has_its_events_byte_for_byte() {
+        let events: [&[u8]; 2] = [b"{ \"n\": 1.50 }", b"{}"];
+
+        assert_eq!(batch_data(events.into_iter()), r#"[{ "n": 1.50 },{}]"#);
+        assert_eq!(batch_data([events[1]].into_iter()), "[{}]");
     }
 }

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use crate::delivery_id::RequestId;
 
@@ -17,24 +18,28 @@ pub struct Envelope {
 }
 
 impl Envelope {
-    /// The body for one event: `{"requestId":…,"environmentId":…,"webhookId":…,"isBatched":false,"data":{…}}`.
-    /// `data` has to be one JSON value; it is put in as it is.
-    pub fn of_event(
-        request_id: RequestId,
-        environment_id: &str,
-        webhook_id: &str,
-        data: Bytes,
-    ) -> Self {
+    /// The body for one event: `{"requestId":…,"environmentId":…,"webhookId":…,"isBatched":false,"data":{…}}`, or for a
+    /// batch: `…"isBatched":true,"data":[{…},…]}`. Which of both its data tells, since an event is an object and a batch
+    /// a list. `data` has to be one JSON value without white space before it; it is put in as it is.
+    pub fn new(request_id: RequestId, environment_id: &str, webhook_id: &str, data: Bytes) -> Self {
         let head = format!(
-            r#"{{"requestId":"{request_id}","environmentId":{},"webhookId":{},"isBatched":false,"data":"#,
+            r#"{{"requestId":"{request_id}","environmentId":{},"webhookId":{},"isBatched":{},"data":"#,
             json_string(environment_id),
             json_string(webhook_id),
+            data.starts_with(b"["),
         );
         Self {
             head: head.into(),
             data,
             tail: Bytes::from_static(b"}"),
         }
+    }
+
+    /// Bytes of a batch's body around its list, the brackets not counted.
+    pub fn around_batch(environment_id: &str, webhook_id: &str) -> usize {
+        let brackets = Bytes::from_static(b"[]");
+        let id = RequestId(Uuid::nil());
+        Self::new(id, environment_id, webhook_id, brackets).len() - 2
     }
 
     /// The pieces in their order, sharing their bytes with this envelope.
@@ -73,7 +78,7 @@ mod tests {
 
     fn envelope(environment_id: &str, data: impl Into<Bytes>) -> Envelope {
         let request_id = RequestId::of_event("2nBrJUjz", "card-published", "ev-1");
-        Envelope::of_event(request_id, environment_id, "2nBrJUjz", data.into())
+        Envelope::new(request_id, environment_id, "2nBrJUjz", data.into())
     }
 
     fn text(envelope: &Envelope) -> String {
@@ -92,6 +97,18 @@ mod tests {
         let envelope = envelope("a\"b\\c/é", "{}");
 
         insta::assert_snapshot!(text(&envelope), @r#"{"requestId":"b0ac9bd3-9094-5dbd-8fd3-1c0dcb1d44cd","environmentId":"a\"b\\c/é","webhookId":"2nBrJUjz","isBatched":false,"data":{}}"#);
+    }
+
+    #[test]
+    fn a_list_is_a_batch() {
+        let envelope = envelope("env-1", r#"[{"id":"ev-1"},{"id":"ev-2"}]"#);
+
+        insta::assert_snapshot!(text(&envelope), @r#"{"requestId":"b0ac9bd3-9094-5dbd-8fd3-1c0dcb1d44cd","environmentId":"env-1","webhookId":"2nBrJUjz","isBatched":true,"data":[{"id":"ev-1"},{"id":"ev-2"}]}"#);
+        let list = r#"[{"id":"ev-1"},{"id":"ev-2"}]"#;
+        assert_eq!(
+            envelope.len(),
+            Envelope::around_batch("env-1", "2nBrJUjz") + list.len()
+        );
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod any_json;
 mod any_message;
 
 pub use address_policy::{AddressPolicy, RefusedAddress};
-pub use batch::{Batch, Member};
+pub use batch::{Batch, Member, batch_data};
 pub use delivery_id::RequestId;
 pub use envelope::Envelope;
 pub use event::{Event, FIELD_BYTES_MAX, decode_event};

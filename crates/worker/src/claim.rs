@@ -17,6 +17,11 @@ use crate::subscriptions::{Subscriptions, distinct};
 /// Rows of one claim, and the bytes of their bodies.
 const CLAIM_ROWS_MAX: usize = 256;
 const CLAIM_BYTES_MAX: u64 = 32 << 20;
+/// Bytes of claimed bodies in this worker's hands at most, and one more: those of batches are large, and their receivers
+/// may be slow.
+const CLAIMED_BYTES_MAX: usize = 256 << 20;
+/// What the semaphore of these bytes counts in.
+const KIB: usize = 1 << 10;
 /// Between two claims, so that places that come free one by one are filled in batches.
 const CLAIM_PAUSE: Duration = Duration::from_millis(10);
 /// After a claim that found nothing although something is due: another worker is at it.
@@ -51,7 +56,7 @@ impl DueSignal {
     }
 
     /// Waits for the earliest of what was said, at most until `latest`; what was said is then forgotten.
-    async fn wait(&self, latest: Instant) {
+    pub(crate) async fn wait(&self, latest: Instant) {
         loop {
             let changed = self.changed.notified();
             let at = self.earliest().map_or(latest, |at| at.min(latest));
@@ -86,6 +91,30 @@ pub(crate) struct Claimer {
     pub(crate) due: Arc<DueSignal>,
     pub(crate) tracker: TaskTracker,
     pub(crate) suspects: Suspects,
+    pub(crate) bodies: Bodies,
+}
+
+/// Room for the bodies of what is claimed, in KiB.
+pub(crate) struct Bodies(Arc<Semaphore>);
+
+impl Default for Bodies {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(CLAIMED_BYTES_MAX / KIB)))
+    }
+}
+
+impl Bodies {
+    /// Bytes that there is room for.
+    fn free(&self) -> u64 {
+        (self.0.available_permits() * KIB) as u64
+    }
+
+    /// Takes the room of one body; what there is, if it is larger. None only if there is none at all.
+    fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let room = bytes.div_ceil(KIB).min(self.0.available_permits());
+        let room = u32::try_from(room).unwrap_or(u32::MAX);
+        Arc::clone(&self.0).try_acquire_many_owned(room).ok()
+    }
 }
 
 /// Deliveries of which two claims came to no outcome: one at a time, so that of two the innocent isn't lost with the
@@ -151,6 +180,10 @@ impl Claimer {
         let Ok(mut permits) = Arc::clone(&deliverer.permits).try_acquire_many_owned(rows) else {
             return Ok(CLAIM_PAUSE);
         };
+        let room = self.bodies.free();
+        if room == 0 {
+            return Ok(CLAIM_PAUSE);
+        }
         let slots = deliverer.lanes.slots();
         deliverer.metrics.circuits_open(slots.circuits_open);
         let mut suspect = self.suspects.place();
@@ -159,7 +192,7 @@ impl Claimer {
             .store
             .claim_due(ClaimLimits {
                 rows_max: rows,
-                payload_bytes_max: CLAIM_BYTES_MAX,
+                payload_bytes_max: CLAIM_BYTES_MAX.min(room),
                 lease: deliverer.lease,
                 suspect: suspect.is_some(),
                 slots_default: slots.unknown,
@@ -185,12 +218,13 @@ impl Claimer {
             } else {
                 None
             };
+            let room = self.bodies.take(claimed.payload.data.len());
             let deliverer = Arc::clone(deliverer);
             self.tracker.spawn(async move {
                 deliverer
                     .deliver_claimed(claimed, claimed_at, endpoint, place, permit)
                     .await;
-                drop(alone);
+                drop((alone, room));
             });
         }
         let next = claim.next_due_in.unwrap_or(IDLE_PAUSE).min(IDLE_PAUSE);
@@ -241,6 +275,20 @@ mod tests {
         due.wait(start + Duration::from_secs(60)).await;
 
         assert_eq!(due.earliest(), None);
+    }
+
+    #[test]
+    fn bodies_take_the_room_that_there_is_and_give_it_back() {
+        let bodies = Bodies::default();
+        let whole = bodies.free();
+
+        let small = bodies.take(1);
+        assert_eq!(whole - bodies.free(), 1024);
+        let large = bodies.take(CLAIMED_BYTES_MAX);
+        assert_eq!(bodies.free(), 0);
+
+        drop((small, large));
+        assert_eq!(bodies.free(), whole);
     }
 
     #[tokio::test]

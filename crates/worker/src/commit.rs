@@ -145,6 +145,8 @@ pub(crate) struct Context {
     pub(crate) gate: Arc<Gate>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) due: Arc<DueSignal>,
+    /// Told when events are to be put into batches.
+    pub(crate) ripe: Arc<DueSignal>,
     /// Told when a group left something in the outbox.
     pub(crate) outbox: Arc<Notify>,
     pub(crate) metrics: Arc<Metrics>,
@@ -292,6 +294,9 @@ impl Writer {
             {
                 self.context.due.at(Instant::now() + after);
             }
+            if let Step::Join { within } = record.step {
+                self.context.ripe.at(Instant::now() + within);
+            }
             if let (Some(reason), false) = (written.dead, record.step == Step::Delivered) {
                 outbox = true;
                 self.context.metrics.dead_letter(reason.as_str());
@@ -334,6 +339,7 @@ impl Entry {
 /// What to count; a record that changed nothing (a duplicate of what is settled) is no settlement.
 fn settlement(record: &Record, written: &Written) -> Option<Settled> {
     match (record.step, written.status) {
+        (Step::Join { .. }, _) => None,
         (Step::Delivered, _) => Some(Settled::Delivered),
         (Step::Retry { .. }, DeliveryStatus::Scheduled) => Some(Settled::Retry),
         (Step::Retry { .. } | Step::Schedule { .. }, DeliveryStatus::Held) => Some(Settled::Held),

@@ -60,7 +60,8 @@ struct Turn {
 }
 
 impl Deliverer {
-    /// The first attempt, straight from the message; or, if its lane is full or slow, a row in the ledger that is due.
+    /// The first attempt, straight from the message; or, if its lane is full or slow, a row in the ledger that is due; or
+    /// an event there that is to be put into a batch.
     pub(crate) async fn deliver_fresh(
         self: Arc<Self>,
         endpoint: Arc<Endpoint>,
@@ -74,7 +75,7 @@ impl Deliverer {
             return;
         }
         let flight = Flight::new(&self.in_flight, request_id);
-        let turn = Turn {
+        let mut turn = Turn {
             delivery,
             payload,
             created: consumed,
@@ -83,6 +84,11 @@ impl Deliverer {
             by_hand: None,
             lease_id: None,
         };
+        if let Some(batch) = endpoint.batch {
+            turn.payload = turn.payload.for_batches();
+            let within = batch.wait();
+            return self.record(turn, Step::Join { within }, flight).await;
+        }
         match endpoint.state {
             State::Active => {}
             // Held, or cancelled: its row decides, in SQL.
@@ -208,7 +214,7 @@ impl Deliverer {
         flight: Flight<'_>,
     ) {
         let delivery = &turn.delivery;
-        let envelope = Envelope::of_event(
+        let envelope = Envelope::new(
             delivery.request_id,
             &delivery.environment_id,
             &delivery.webhook_id,

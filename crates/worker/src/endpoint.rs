@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use http::{HeaderName, HeaderValue, Method, Uri};
 use store::LoadedSubscription;
 use time::OffsetDateTime;
-use webhook::{SigningKey, Status, request_uri};
+use webhook::{Batch, SigningKey, Status, request_uri};
 
 /// Where one subscription's requests go.
 pub(crate) struct Endpoint {
@@ -20,6 +20,8 @@ pub(crate) struct Endpoint {
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     /// The newest first.
     pub(crate) keys: Vec<SigningKey>,
+    /// Where set, its events go in lists.
+    pub(crate) batch: Option<Batch>,
     status_changed: OffsetDateTime,
     /// It delivered quickly, lately.
     proven: AtomicBool,
@@ -61,6 +63,7 @@ impl Endpoint {
             uri: request_uri(&subscription.url),
             headers: subscription.headers.iter().filter_map(header).collect(),
             keys: subscription.secrets.iter().map(SigningKey::from).collect(),
+            batch: subscription.batch,
             status_changed: loaded.status_changed,
             proven: AtomicBool::new(false),
         }

@@ -5,6 +5,7 @@
 //! listener and the metrics recorder to the binary, all SQL to `store`, and all decisions without I/O to `webhook`.
 
 mod ack;
+mod batch;
 pub mod broker;
 mod circuit;
 mod claim;

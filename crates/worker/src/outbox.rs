@@ -73,7 +73,7 @@ impl Outbox {
                 } else {
                     data.clone()
                 };
-                let envelope = Envelope::of_event(*request_id, environment_id, webhook_id, data);
+                let envelope = Envelope::new(*request_id, environment_id, webhook_id, data);
                 let publication = Publication {
                     what: Published::DeadDelivery,
                     exchange: DEAD_EXCHANGE,

@@ -11,7 +11,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::claim::{Claimer, DueSignal, Suspects};
+use crate::batch::Batcher;
+use crate::claim::{Bodies, Claimer, DueSignal, Suspects};
 use crate::commit::{self, Committer, Gate};
 use crate::consume::QueueConsumer;
 use crate::dead_letter::DeadLetters;
@@ -149,6 +150,7 @@ struct Parts {
     in_flight: Arc<InFlight>,
     gate: Arc<Gate>,
     due: Arc<DueSignal>,
+    ripe: Arc<DueSignal>,
     outbox_filled: Arc<Notify>,
     committer: Committer,
     deliverer: Arc<Deliverer>,
@@ -166,7 +168,10 @@ impl Parts {
         let metrics = Arc::new(Metrics::register());
         let in_flight = Arc::new(InFlight::default());
         let gate = Arc::new(Gate::default());
-        let due = Arc::new(DueSignal::default());
+        let (due, ripe) = (
+            Arc::new(DueSignal::default()),
+            Arc::new(DueSignal::default()),
+        );
         let outbox_filled = Arc::new(Notify::new());
         let publisher = Arc::new(Publisher::new(Arc::clone(&metrics)));
         let (committer, commits) = Committer::new(commit::Context {
@@ -174,6 +179,7 @@ impl Parts {
             gate: Arc::clone(&gate),
             in_flight: Arc::clone(&in_flight),
             due: Arc::clone(&due),
+            ripe: Arc::clone(&ripe),
             outbox: Arc::clone(&outbox_filled),
             metrics: Arc::clone(&metrics),
         });
@@ -218,6 +224,7 @@ impl Parts {
             in_flight,
             gate,
             due,
+            ripe,
             outbox_filled,
             committer,
             deliverer,
@@ -316,10 +323,11 @@ impl Parts {
         let (publisher, amqp) = (Arc::clone(&self.publisher), self.settings.amqp.clone());
         services.spawn(async move { publisher.keep(&amqp).await });
         let (subscriptions, due) = (Arc::clone(&self.subscriptions), Arc::clone(&self.due));
+        let ripe = Arc::clone(&self.ripe);
         let tests_asked = Arc::new(Notify::new());
         let asked = Arc::clone(&tests_asked);
         let lanes = Arc::clone(&self.deliverer.lanes);
-        services.spawn(async move { subscriptions.watch(&due, &lanes, &asked).await });
+        services.spawn(async move { subscriptions.watch(&due, &ripe, &lanes, &asked).await });
         let tests = TestRunner {
             store: self.store.clone(),
             subscriptions: Arc::clone(&self.subscriptions),
@@ -346,6 +354,16 @@ impl Parts {
             retention: self.settings.retention.clone(),
         };
         services.spawn(upkeep.run());
+        let batcher = Batcher {
+            store: self.store.clone(),
+            gate: Arc::clone(&self.gate),
+            ripe: Arc::clone(&self.ripe),
+            due: Arc::clone(&self.due),
+            outbox: Arc::clone(&self.outbox_filled),
+            metrics: Arc::clone(&self.metrics),
+            stop: self.stop.intake.clone(),
+        };
+        services.spawn(self.tracker.track_future(batcher.run()));
         let claimer = Claimer {
             store: self.store.clone(),
             subscriptions: Arc::clone(&self.subscriptions),
@@ -353,6 +371,7 @@ impl Parts {
             due: Arc::clone(&self.due),
             tracker: self.tracker.clone(),
             suspects: Suspects::default(),
+            bodies: Bodies::default(),
         };
         services.spawn(self.tracker.track_future(claimer.run()));
         services

@@ -500,7 +500,7 @@ mod tests {
     pub(super) async fn attempt(sender: &Sender, url: String) -> Sent {
         let id = RequestId::of_event("2nBrJUjz", "card-published", "ev-1");
         let data = Bytes::from_static(br#"{ "id":"ev-1","analyticsEvent":"card-published" }"#);
-        let envelope = Envelope::of_event(id, "env-1", "2nBrJUjz", data);
+        let envelope = Envelope::new(id, "env-1", "2nBrJUjz", data);
         let endpoint = Endpoint::example("2nBrJUjz", &url, 0);
         sender.attempt(&endpoint, id, envelope, 3).await
     }

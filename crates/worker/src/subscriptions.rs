@@ -161,8 +161,14 @@ impl Subscriptions {
 
     /// Keeps the cache current, for ever: listens, forgets what was loaded before it listened, then each changed
     /// environment, whose open circuits are looked at anew. Also wakes the claim when another process made a delivery
-    /// due, and who runs the tests.
-    pub(crate) async fn watch(&self, due: &DueSignal, lanes: &Lanes, tests: &Notify) {
+    /// due, who puts batches together when one is `ripe`, and who runs the tests.
+    pub(crate) async fn watch(
+        &self,
+        due: &DueSignal,
+        ripe: &DueSignal,
+        lanes: &Lanes,
+        tests: &Notify,
+    ) {
         loop {
             match self.store.listen().await {
                 Ok(mut listener) => {
@@ -176,6 +182,7 @@ impl Subscriptions {
                                 lanes.changed(&id);
                             }
                             Ok(Notice::Due) => due.now(),
+                            Ok(Notice::Batches) => ripe.now(),
                             Ok(Notice::TestAsked) => tests.notify_one(),
                             Err(error) => break error,
                         }

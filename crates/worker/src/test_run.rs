@@ -88,7 +88,7 @@ impl TestRunner {
                 response: None,
             };
         };
-        let envelope = Envelope::of_event(
+        let envelope = Envelope::new(
             test.request_id,
             &test.environment_id,
             &test.webhook_id,

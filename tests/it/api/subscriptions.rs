@@ -4,6 +4,7 @@ use hyper::Method;
 use serde_json::{Value, json};
 use tests::http_call::call_with;
 use tests::receiver::Reply;
+use webhook::RequestId;
 
 use super::tenant::{Tenant, pointers};
 use crate::world::{EVENTS, SECRET, SOON, is_signed_with};
@@ -255,6 +256,66 @@ async fn a_test_is_one_attempt_now_told_whatever_the_receiver_says() {
         404
     );
     t.world.stop_with_all_acked(&mut t.serve).await;
+}
+
+#[tokio::test]
+async fn a_batch_is_set_changed_and_ended_and_its_test_is_a_list() {
+    let t = Tenant::new("api_batch").await;
+    let batch = json!({"maxEvents": 10, "maxWait": "500ms", "maxBytes": 65536});
+    let limit = json!({"perSecond": 50});
+    let body = json!({"types": ["card-published"], "url": t.world.receiver.url("/hook"), "batch": batch, "rateLimit": limit});
+    let made = t.subscribe(body).await;
+    assert_eq!((&made["batch"], &made["rateLimit"]), (&batch, &limit));
+    let id = made["id"].as_str().unwrap();
+    let path = format!("/v1/env-1/webhook/{id}");
+
+    let tested = t
+        .send(&t.workbench, Method::POST, &format!("{path}/test"), "")
+        .await
+        .json()["data"]
+        .clone();
+    assert_eq!(tested["outcome"], "delivered");
+    let request = t.world.receiver.requests("/hook").remove(0).json();
+    assert_eq!(request["isBatched"], true);
+    let event = request["data"][0]["id"].as_str().unwrap();
+    let alone = RequestId::of_event(id, "card-published", event);
+    let list = RequestId::of_batch(id, &[alone]).to_string();
+    assert_eq!(
+        (&request["requestId"], &tested["requestId"]),
+        (&json!(list), &json!(list))
+    );
+
+    for (patch, batch, limit) in [
+        (
+            json!({"batch": {"maxWait": null}}),
+            json!({"maxEvents": 10, "maxBytes": 65536}),
+            limit.clone(),
+        ),
+        (
+            json!({"batch": {"maxEvents": 2}, "rateLimit": {"perSecond": 1}}),
+            json!({"maxEvents": 2, "maxBytes": 65536}),
+            json!({"perSecond": 1}),
+        ),
+        (
+            json!({"batch": null, "rateLimit": null}),
+            Value::Null,
+            Value::Null,
+        ),
+    ] {
+        let changed = t
+            .send(&t.workbench, Method::PATCH, &path, &patch.to_string())
+            .await
+            .json()["data"]
+            .clone();
+        assert_eq!((&changed["batch"], &changed["rateLimit"]), (&batch, &limit));
+    }
+    let wrong = json!({"batch": {"maxEvents": 1}, "rateLimit": {"perSecond": 0}}).to_string();
+    let wrong = t.send(&t.workbench, Method::PATCH, &path, &wrong).await;
+    assert_eq!(wrong.status, 422);
+    assert_eq!(
+        pointers(&wrong),
+        ["#/batch/maxEvents", "#/rateLimit/perSecond"]
+    );
 }
 
 #[tokio::test]

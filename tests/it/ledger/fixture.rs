@@ -152,11 +152,19 @@ pub(super) async fn assert_sound(sql: &Session) {
     for (what, query) in [
         (
             "payloads without a delivery",
-            "SELECT count(*) FROM payloads_waiting p WHERE NOT EXISTS (SELECT FROM deliveries_waiting w WHERE w.environment_id = p.environment_id AND w.payload_id = p.payload_id)",
+            "SELECT count(*) FROM payloads_waiting p WHERE NOT EXISTS (SELECT FROM deliveries_waiting w WHERE w.environment_id = p.environment_id AND w.payload_id = p.payload_id) AND NOT EXISTS (SELECT FROM batch_members_waiting m WHERE m.environment_id = p.environment_id AND m.payload_id = p.payload_id)",
         ),
         (
             "deliveries without a payload",
             "SELECT count(*) FROM deliveries_waiting w WHERE NOT EXISTS (SELECT FROM payloads_waiting p WHERE w.environment_id = p.environment_id AND w.payload_id = p.payload_id)",
+        ),
+        (
+            "events for batches without a payload",
+            "SELECT count(*) FROM batch_members_waiting m WHERE NOT EXISTS (SELECT FROM payloads_waiting p WHERE m.environment_id = p.environment_id AND m.payload_id = p.payload_id)",
+        ),
+        (
+            "events for batches that nobody looks at",
+            "SELECT count(*) FROM batch_members_waiting m LEFT JOIN batches_open b USING (environment_id, webhook_id) WHERE b.next_look IS NULL OR b.next_look > now() + '61 s'",
         ),
         (
             "settled without a payload",

@@ -37,7 +37,7 @@ async fn migrating_is_done_once_by_whoever_comes_first() {
     while let Some(one) = all.join_next().await {
         applied += one.unwrap();
     }
-    assert_eq!(applied, 9);
+    assert_eq!(applied, 10);
     assert_eq!(number(&f.sql, "SELECT count(*) FROM pg_inherits i WHERE inhparent IN ('deliveries'::regclass, 'attempts'::regclass, 'payloads'::regclass)").await, 24);
 }
 

@@ -15,7 +15,7 @@ use crate::ledger::pipeline::Pipeline;
 use crate::ledger::record::{Attempt, Record, Step, Written};
 use crate::ledger::settle::{self, Settling};
 use crate::ledger::standing::{self, Standing};
-use crate::ledger::{straight, waiting};
+use crate::ledger::{members, straight, waiting};
 use crate::pool::Store;
 
 /// Two groups that stood in each other's way are tried again so often.
@@ -65,6 +65,15 @@ impl Store {
 
 async fn commit_group(client: &Checkout, group: &Group<'_>) -> Result<Vec<Place>, StoreError> {
     let standing = standing::begin(client, group).await?;
+    write_group(client, group, &standing).await
+}
+
+/// Merges the records into what stands, writes what that changes, and commits.
+pub(crate) async fn write_group(
+    client: &Checkout,
+    group: &Group<'_>,
+    standing: &Standing,
+) -> Result<Vec<Place>, StoreError> {
     let places: Vec<Place> = group
         .entries
         .iter()
@@ -75,7 +84,7 @@ async fn commit_group(client: &Checkout, group: &Group<'_>) -> Result<Vec<Place>
             merged.fold(*place, |place, record| merge(place, subscription, record))
         })
         .collect();
-    let changes = Changes::new(group, &standing, &places);
+    let changes = Changes::new(group, standing, &places);
     changes.write(client).await?;
     Ok(places)
 }
@@ -83,6 +92,8 @@ async fn commit_group(client: &Checkout, group: &Group<'_>) -> Result<Vec<Place>
 /// What a group changes, sorted by what is to be written.
 #[derive(Default)]
 struct Changes<'a> {
+    /// To be put into a batch.
+    joining: Vec<&'a Entry<'a>>,
     /// Waits now, and nothing stood before.
     begun: Vec<(&'a Entry<'a>, Waiting)>,
     /// Waits still, but otherwise.
@@ -128,6 +139,7 @@ impl<'a> Changes<'a> {
         let attempts = entry.records.iter().filter_map(|r| r.attempt.as_ref());
         match after {
             Place::Unknown => {}
+            Place::Joining => self.joining.push(entry),
             Place::Waiting(waiting) => {
                 self.attempts_waiting
                     .extend(attempts.map(|attempt| (entry, attempt)));
@@ -180,10 +192,11 @@ impl<'a> Changes<'a> {
         *look = look.and(Look { due, sweep });
     }
 
-    /// Writes all and commits, in one round trip. The order is the same for every group: waiting rows, history,
-    /// payloads, subscriptions, heads.
+    /// Writes all and commits, in one round trip. The order is the same for every group: open batches, waiting rows,
+    /// history, payloads, subscriptions, heads.
     async fn write(&'a self, client: &'a Checkout) -> Result<(), StoreError> {
         let mut pipeline = Pipeline::default();
+        members::join(&mut pipeline, client, &self.joining).await?;
         if !self.begun.is_empty() {
             let insert = client.prepared(waiting::INSERT).await?;
             pipeline.execute(client, insert, waiting::insert_columns(&self.begun));

@@ -22,7 +22,7 @@ pub struct LedgerGauges {
     pub due: u64,
     /// Deliveries that are held.
     pub held: u64,
-    /// For how long the longest-due delivery has been due, in seconds; 0 if none is.
+    /// For how long the longest-due delivery has been due, or events to be put into a batch, in seconds; 0 if none is.
     pub oldest_due_seconds: f64,
     /// Days after today for which history has its partitions, without a gap; at most 7.
     pub partitions_ahead_days: u32,
@@ -79,9 +79,11 @@ fn estimate(plan: &Row) -> Option<u64> {
 
 async fn oldest_due_seconds(client: &Checkout) -> Result<f64, StoreError> {
     const OLDEST: &str = "\
-        SELECT extract(epoch FROM now() - due)::float8 FROM deliveries_waiting \
-        WHERE status = 'scheduled' AND due <= now() ORDER BY due LIMIT 1";
+        SELECT extract(epoch FROM now() - LEAST( \
+            (SELECT due FROM deliveries_waiting WHERE status = 'scheduled' AND due <= now() ORDER BY due LIMIT 1), \
+            (SELECT next_look FROM batches_open WHERE next_look <= now() AND next_look < 'infinity' \
+                ORDER BY next_look LIMIT 1)))::float8";
     let oldest = client.prepared(OLDEST).await?;
-    let row = client.query_opt(&oldest, &[]).await?;
-    Ok(row.map_or(0.0, |row| row.get::<_, f64>(0).max(0.0)))
+    let oldest: Option<f64> = client.query_one(&oldest, &[]).await?.get(0);
+    Ok(oldest.unwrap_or(0.0).max(0.0))
 }

@@ -84,6 +84,13 @@ impl Entry<'_> {
             .all(|record| record.step == Step::Delivered)
     }
 
+    /// Nothing but an event for a batch: it is no delivery that history could have.
+    pub(crate) fn is_joining(&self) -> bool {
+        self.records
+            .iter()
+            .all(|record| matches!(record.step, Step::Join { .. }))
+    }
+
     /// It names a lease, so the ledger should know it as waiting.
     pub(crate) fn is_leased(&self) -> bool {
         self.records.iter().any(|record| record.lease_id.is_some())

@@ -61,6 +61,14 @@ const DELIVERY: &str = "\
         UNION ALL SELECT status, reason, webhook_id, event_id, event_type, created, NULL, settled \
         FROM deliveries WHERE environment_id = $1 AND request_id = $2) AS standing \
     ORDER BY status = 'delivered' DESC, settled DESC LIMIT 1";
+/// The batch that an event went in.
+const BATCH: &str = "\
+    SELECT batch_request_id FROM batch_members WHERE environment_id = $1 AND request_id = $2 \
+    ORDER BY batched_on DESC LIMIT 1";
+/// An event that is to be put into a batch.
+const MEMBER: &str = "\
+    SELECT 'scheduled', NULL::text, webhook_id, event_id, event_type, created, NULL::timestamptz \
+    FROM batch_members_waiting WHERE environment_id = $1 AND request_id = $2";
 const ATTEMPTS: &str = "\
     SELECT attempt, started, duration_ms, outcome, status, error, response FROM ( \
         SELECT attempt, started, duration_ms, outcome, status, error, response \
@@ -79,11 +87,46 @@ const PAYLOAD: &str = "\
     LIMIT 1";
 
 impl Store {
-    /// One delivery of that environment, if the ledger knows it.
+    /// One delivery of that environment, if the ledger knows it. By the id that an event would have alone, the batch that
+    /// it went in is found too, under the batch's id; or, before that, the event as one that waits.
     ///
     /// # Errors
     /// `Unavailable`.
     pub async fn delivery(
+        &self,
+        environment_id: &str,
+        request_id: RequestId,
+    ) -> Result<Option<DeliveryView>, StoreError> {
+        let found = self.delivery_alone(environment_id, request_id).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        let client = self.checkout().await?;
+        let (member, batch) = limited(async {
+            let (member, batch) = (
+                client.prepared(MEMBER).await?,
+                client.prepared(BATCH).await?,
+            );
+            // In this order: between both it may be put into its batch.
+            Ok(tokio::try_join!(
+                biased;
+                async { client.query_opt(&member, &[&environment_id, &request_id.0]).await },
+                async { client.query_opt(&batch, &[&environment_id, &request_id.0]).await }
+            )?)
+        })
+        .await?;
+        client.done();
+        match (batch, member) {
+            (Some(row), _) => {
+                let batch_id = RequestId(row.get(0));
+                self.delivery_alone(environment_id, batch_id).await
+            }
+            (None, Some(row)) => delivery(&row, request_id).map(Some),
+            (None, None) => Ok(None),
+        }
+    }
+
+    async fn delivery_alone(
         &self,
         environment_id: &str,
         request_id: RequestId,

@@ -1,4 +1,4 @@
-//! Whether the ledger knows deliveries: asked before a message that the broker has redelivered is sent again.
+//! Whether the ledger knows deliveries, or events that are put into batches: asked before a message that the broker has redelivered is sent again.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::error::StoreError;
 use crate::pool::Store;
 
 impl Store {
-    /// Those of the deliveries that stand in the ledger, waiting or settled: they are in its hands, nothing is to be sent.
+    /// Those of the deliveries that stand in the ledger, waiting or settled, or whose events go or went in a batch: they are in its hands, nothing is to be sent.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -24,7 +24,11 @@ impl Store {
             WHERE EXISTS (SELECT FROM deliveries_waiting w \
                     WHERE w.environment_id = u.environment_id AND w.request_id = u.request_id) \
                 OR EXISTS (SELECT FROM deliveries d \
-                    WHERE d.environment_id = u.environment_id AND d.request_id = u.request_id)";
+                    WHERE d.environment_id = u.environment_id AND d.request_id = u.request_id) \
+                OR EXISTS (SELECT FROM batch_members_waiting m \
+                    WHERE m.environment_id = u.environment_id AND m.request_id = u.request_id) \
+                OR EXISTS (SELECT FROM batch_members b \
+                    WHERE b.environment_id = u.environment_id AND b.request_id = u.request_id)";
         if keys.is_empty() {
             return Ok(HashSet::new());
         }

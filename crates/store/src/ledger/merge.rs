@@ -14,6 +14,8 @@ use crate::ledger::record::{ByHand, Record, Step, Written};
 pub(crate) enum Place {
     /// Nothing.
     Unknown,
+    /// Its event is to be put into a batch; no delivery of it alone stands.
+    Joining,
     /// It waits.
     Waiting(Waiting),
     /// It is settled.
@@ -74,7 +76,7 @@ impl Place {
     pub(crate) fn written(&self) -> Written {
         let (status, dead) = match self {
             // Nothing stands only before the first record, and a record always makes something stand.
-            Self::Unknown => (DeliveryStatus::Scheduled, None),
+            Self::Unknown | Self::Joining => (DeliveryStatus::Scheduled, None),
             Self::Waiting(waiting) if waiting.is_held() => (DeliveryStatus::Held, None),
             Self::Waiting(_) => (DeliveryStatus::Scheduled, None),
             Self::Settled(settled) => (settled.status, settled.reason),
@@ -106,7 +108,7 @@ pub(crate) fn merge(place: Place, subscription: SubscriptionState, record: &Reco
     match place {
         Place::Settled(settled) => Place::Settled(merge_settled(settled, record)),
         Place::Waiting(waiting) => merge_waiting(waiting, subscription, record),
-        Place::Unknown => begin(subscription, record),
+        Place::Unknown | Place::Joining => begin(subscription, record),
     }
 }
 
@@ -166,6 +168,7 @@ fn merge_waiting(waiting: Waiting, subscription: SubscriptionState, record: &Rec
             wait: Wait::Leased(lease),
             ..waiting
         }),
+        Step::Join { .. } => Place::Waiting(waiting),
         Step::Dead(reason) => Place::Settled(dead(reason, attempts)),
     }
 }
@@ -194,7 +197,7 @@ fn merge_resend(waiting: Waiting, subscription: SubscriptionState, record: &Reco
                 wait_or_end(unbegun(again, waiting.claims, after), subscription)
             }
         },
-        Step::HandOff { .. } => Place::Waiting(waiting),
+        Step::HandOff { .. } | Step::Join { .. } => Place::Waiting(waiting),
         Step::Delivered | Step::Retry { .. } | Step::Tried | Step::Dead(_) => stays,
     }
 }
@@ -224,6 +227,7 @@ fn begin(subscription: SubscriptionState, record: &Record) -> Place {
         wait,
     };
     match record.step {
+        Step::Join { .. } => Place::Joining,
         Step::Delivered => Place::Settled(delivered(0, record)),
         Step::Dead(reason) => Place::Settled(dead(reason, attempts)),
         Step::Retry { after } | Step::Schedule { after } | Step::HandBack { after } => {
@@ -632,7 +636,7 @@ mod tests {
         #[test]
         fn attempts_never_decrease(records in records(), subscription in subscriptions()) {
             let attempts = |place: Place| match place {
-                Place::Unknown => 0,
+                Place::Unknown | Place::Joining => 0,
                 Place::Waiting(waiting) => waiting.attempts,
                 Place::Settled(settled) => settled.attempts,
             };

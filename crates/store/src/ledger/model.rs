@@ -540,7 +540,7 @@ impl Model {
         }
         let paused = state == SubscriptionState::Paused;
         match &mut row.place {
-            Place::Unknown => return,
+            Place::Unknown | Place::Joining => return,
             Place::Waiting(waiting) => {
                 let leased = waiting.lease_id.is_some() && row.due > self.now;
                 if leased || paused {
@@ -703,13 +703,13 @@ fn stored(place: Place) -> Place {
             new: false,
             ..settled
         }),
-        Place::Unknown => Place::Unknown,
+        Place::Unknown | Place::Joining => place,
     }
 }
 
 fn attempts(place: Place) -> u32 {
     match place {
-        Place::Unknown => 0,
+        Place::Unknown | Place::Joining => 0,
         Place::Waiting(waiting) => waiting.attempts,
         Place::Settled(settled) => settled.attempts,
     }

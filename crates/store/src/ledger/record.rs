@@ -32,6 +32,17 @@ pub struct Payload {
     pub data: Bytes,
 }
 
+impl Payload {
+    /// The same bytes for batches: under an id of their own, so that they are never shared with a delivery.
+    #[must_use]
+    pub fn for_batches(self) -> Self {
+        Self {
+            id: Uuid::from_u128(self.id.as_u128() ^ 1),
+            ..self
+        }
+    }
+}
+
 impl std::fmt::Debug for Payload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Payload({}, {} bytes)", self.id, self.data.len())
@@ -97,6 +108,11 @@ pub enum Step {
         lease_id: Uuid,
         /// After this, others may claim it.
         lease: Duration,
+    },
+    /// No attempt: the event is to be put into a batch of its subscription, `within` so long at most.
+    Join {
+        /// In how long a batch with it is worth a look.
+        within: Duration,
     },
     /// Claimed, but the attempt wasn't begun (a stop): due again in `after`, the claim is not counted.
     HandBack {

@@ -41,21 +41,31 @@ pub(crate) struct Standing {
 
 /// Begins the transaction and reads; one round trip, and a second one only where a lease is named that stands no more.
 pub(crate) async fn begin(client: &Checkout, group: &Group<'_>) -> Result<Standing, StoreError> {
+    let (_, standing) = tokio::try_join!(
+        biased;
+        async { Ok(client.batch_execute("BEGIN").await?) },
+        read(client, group)
+    )?;
+    Ok(standing)
+}
+
+/// Reads in a transaction that has begun.
+pub(crate) async fn read(client: &Checkout, group: &Group<'_>) -> Result<Standing, StoreError> {
     let waiting = client.prepared(WAITING).await?;
     let subscriptions = client.prepared(SUBSCRIPTIONS).await?;
     let history = client.prepared(HISTORY).await?;
 
     let all: Vec<usize> = (0..group.entries.len()).collect();
     let (environment_ids, request_ids) = keys(&group.entries, &all);
-    let failed = |entry: &Entry<'_>| !entry.is_delivered() && !entry.is_leased();
+    let failed =
+        |entry: &Entry<'_>| !entry.is_delivered() && !entry.is_leased() && !entry.is_joining();
     let fresh: Vec<usize> = positions(&group.entries, failed);
     let (fresh_environment_ids, fresh_request_ids) = keys(&group.entries, &fresh);
     let (hook_environments, hooks): (Vec<&str>, Vec<&str>) = group.webhooks.iter().copied().unzip();
     let undelivered = group.entries.iter().any(|entry| !entry.is_delivered());
 
-    let (_, waiting_rows, subscription_rows, history_rows) = tokio::try_join!(
+    let (waiting_rows, subscription_rows, history_rows) = tokio::try_join!(
         biased;
-        client.batch_execute("BEGIN"),
         async { client.query(&waiting, &[&environment_ids, &request_ids]).await },
         async {
             if !undelivered {
@@ -155,6 +165,7 @@ fn keys<'a>(entries: &'a [Entry<'_>], positions: &[usize]) -> (Vec<&'a str>, Vec
         .unzip()
 }
 
-fn position(row: &Row) -> usize {
+/// A row's place by its ordinality, its first column.
+pub(crate) fn position(row: &Row) -> usize {
     usize::try_from(row.get::<_, i64>(0) - 1).expect("an ordinality counts from 1")
 }

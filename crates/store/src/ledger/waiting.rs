@@ -171,6 +171,7 @@ pub(crate) fn payload_columns<'a>(entries: impl Iterator<Item = &'a Entry<'a>>) 
     ]
 }
 
-fn payload_bytes(entry: &Entry<'_>) -> i32 {
+/// Bytes of its payload.
+pub(crate) fn payload_bytes(entry: &Entry<'_>) -> i32 {
     i32::try_from(entry.payload.data.len()).unwrap_or(i32::MAX)
 }

@@ -125,7 +125,7 @@ catalogue! {
         "From the start of an attempt to its outcome",
         "How slow receivers are. It ends at delivery.timeout";
     Histogram "first_attempt_lag_seconds" Seconds []
-        "From an event's consumption to the start of a delivery's first request",
+        "From an event's consumption to the start of a delivery's first request; a batch counts from when it was put together",
         "How long this worker lets an event wait, whatever its receivers do; the promise that is worth an alert";
     Histogram "delivery_lag_seconds" Seconds []
         "From an event's consumption to its delivery",
@@ -140,7 +140,7 @@ catalogue! {
         "Deliveries in the whole ledger that are held; exact to 10,000, estimated above",
         "What waits for a paused subscription to be resumed";
     Gauge "ledger_oldest_due_seconds" Seconds []
-        "How long the oldest due delivery has been due",
+        "How long the oldest due delivery has been due, or events that are to be put into a batch",
         "How late retries are. An open circuit lets its deliveries wait too";
     Gauge "ledger_partitions_ahead" Count []
         "Days after today for which history has its partitions, without a gap, at most 7",

@@ -418,7 +418,7 @@ async fn a_receiver_that_never_reads_a_large_body_is_a_timeout() {
     });
     let id = RequestId::of_event("2nBrJUjz", "card-published", "ev-1");
     let data = Bytes::from(vec![b' '; 16 << 20]);
-    let envelope = Envelope::of_event(id, "env-1", "2nBrJUjz", data);
+    let envelope = Envelope::new(id, "env-1", "2nBrJUjz", data);
 
     let sent = sender(SHORT)
         .attempt(
