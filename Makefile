@@ -5,7 +5,7 @@ WITH_SERVERS = target/debug/with-servers
 
 SECONDS ?= 60
 
-.PHONY: help demo image test chaos isolation bench fuzz lint fmt deny clean
+.PHONY: help demo image test chaos isolation bench counts fuzz lint fmt deny clean
 .DEFAULT_GOAL := help
 
 help: ## What there is
@@ -40,6 +40,10 @@ bench: ## Rates, costs and latencies beside a bare loop, an hour; ROUNDS=5 CASES
 	@scripts/install-servers
 	$(CARGO) build --locked --quiet --release --package postrider
 	@$(CARGO) bench --locked --quiet --package tests --bench bench
+
+counts: ## Instructions of the pure steps, against docs/counts.md; UPDATE_COUNTS=1 writes it anew
+	@scripts/install-valgrind
+	@$(CARGO) run --locked --quiet --release --package counts
 
 image: ## The container image postrider:latest, tried once it is built; TAG=… PREBUILT=1
 	@PREBUILT=$(PREBUILT) scripts/image $(TAG)
