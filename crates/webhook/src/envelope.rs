@@ -131,7 +131,7 @@ mod tests {
             prop_assert_eq!(envelope.chunks().concat(), text.as_bytes());
             let end = format!(",\"data\":{data}}}");
             prop_assert!(text.ends_with(&end));
-            prop_assert!(crate::members::check_json(&text).is_ok());
+            prop_assert!(crate::json::check_json(&text).is_ok());
         }
     }
 }

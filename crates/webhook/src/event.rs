@@ -6,8 +6,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::event_fields::{Field, Fields, Message};
-use crate::members::{check_json, decode_string};
+use crate::event_fields::{Field, Message};
+use crate::json::{WHITE_SPACE, check_json, decode_string};
 use crate::no_event::{NoEvent, NoEventReason};
 
 /// The most bytes that `environmentId`, `data.id` and `data.analyticsEvent` may have.
@@ -62,24 +62,19 @@ pub fn decode_event(body: &Bytes, body_bytes_max: usize) -> Result<Event, NoEven
         let detail = format!("the body is not utf-8 at byte {}", error.valid_up_to());
         NoEvent::new(NoEventReason::Encoding, detail)
     })?;
-    let begins_object = text
-        .trim_start_matches([' ', '\t', '\n', '\r'])
-        .starts_with('{');
+    let begins_object = text.trim_start_matches(WHITE_SPACE).starts_with('{');
     if !begins_object {
         check_json(text).map_err(not_json)?;
         return Err(invalid("the message is no object"));
     }
     let message = Message::read(text).map_err(not_json)?;
-    let fields = match message.data.object() {
-        Some(data) => Fields::read(data).map_err(not_json)?,
-        None => Fields::default(),
-    };
 
-    require_presence(&message, &fields)?;
-    refuse_twice(&message, &fields)?;
+    require_presence(&message)?;
+    refuse_twice(&message)?;
     let Some(data) = message.data.object() else {
         return Err(invalid("data is no object"));
     };
+    let fields = &message.fields;
     Ok(Event {
         environment_id: read_name("environmentId", &message.environment_id)?,
         id: read_name("data.id", &fields.id)?,
@@ -91,7 +86,8 @@ pub fn decode_event(body: &Bytes, body_bytes_max: usize) -> Result<Event, NoEven
     })
 }
 
-fn require_presence(message: &Message<'_>, fields: &Fields<'_>) -> Result<(), NoEvent> {
+fn require_presence(message: &Message<'_>) -> Result<(), NoEvent> {
+    let fields = &message.fields;
     // What `data` lacks is only known where it is an object.
     let of_data = message.data.object().is_some();
     let required = [
@@ -112,7 +108,8 @@ fn require_presence(message: &Message<'_>, fields: &Fields<'_>) -> Result<(), No
     }
 }
 
-fn refuse_twice(message: &Message<'_>, fields: &Fields<'_>) -> Result<(), NoEvent> {
+fn refuse_twice(message: &Message<'_>) -> Result<(), NoEvent> {
+    let fields = &message.fields;
     let once = [
         ("environmentId", &message.environment_id),
         ("data", &message.data),
@@ -249,6 +246,11 @@ mod tests {
             (r#"{"environmentId":""}"#, "data"),
             (r#"{"environmentId":1,"environmentId":2}"#, "data"),
             (r#"{"environmentId":null,"data":{}}"#, "data.id"),
+            // Of several the last counts, and it alone.
+            (
+                r#"{"environmentId":"e","data":{"id":"i"},"data":{"analyticsEvent":"a"}}"#,
+                "data.id",
+            ),
             (
                 r#"{"environmentId":1,"data":{"id":2}}"#,
                 "data.analyticsEvent",

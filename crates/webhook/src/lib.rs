@@ -10,7 +10,7 @@ mod delivery_id;
 mod envelope;
 mod event;
 mod event_fields;
-mod members;
+mod json;
 mod no_event;
 mod outcome;
 mod retry;
