@@ -18,7 +18,7 @@ pub struct RequestId(
 impl RequestId {
     /// The id of one event's delivery to one subscription.
     pub fn of_event(webhook_id: &str, event_type: &str, event_id: &str) -> Self {
-        Self::of_name(&format!("{webhook_id}\n{event_type}\n{event_id}"))
+        Self::of_name(&[webhook_id, event_type, event_id].join("\n"))
     }
 
     /// The id of a batch's delivery, from its members' ids in the batch's order.
