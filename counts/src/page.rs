@@ -23,8 +23,9 @@ const MARGIN: u64 = 2;
 /// In percent, upwards only, where the tools differ: rustc 1.95 and a nightly of 1.97 were up to 1.7 % apart, but one
 /// optimisation more or an allocator of another version is nobody's fault here.
 const MARGIN_OTHER_TOOLS: u64 = 20;
-/// In instructions, beside the margin in percent: of the shortest steps, that is less than one.
-const SLACK: u64 = 10;
+/// In instructions, beside the margin in percent: a change of one step has moved another by 62, since what the compiler
+/// inlines and how the heap lies are shared.
+const SLACK: u64 = 100;
 
 /// Counts, and what they were made with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +89,7 @@ impl Page {
             let beyond = *now > kept + room || (same_tools && now + room < kept);
             beyond.then(|| {
                 let percent = change(kept, *now);
-                format!("{step}: {now} instructions instead of {kept}, {percent:+.1} % where {allowed} is allowed")
+                format!("{step}: {now} instructions instead of {kept}, {percent:+.1} % where {allowed} and {SLACK} are allowed")
             })
         });
         let gone = self.counts.iter().filter_map(|(step, _)| {
@@ -161,14 +162,14 @@ mod tests {
         );
         let counted = page(
             "a",
-            &[("decode", 10_211), ("match", 10_210), ("sign", 9_789)],
+            &[("decode", 10_301), ("match", 10_300), ("sign", 9_699)],
         );
 
         assert_eq!(
             kept.differences(&counted),
             [
-                "decode: 10211 instructions instead of 10000, +2.1 % where ±2 % is allowed",
-                "sign: 9789 instructions instead of 10000, -2.1 % where ±2 % is allowed",
+                "decode: 10301 instructions instead of 10000, +3.0 % where ±2 % and 100 are allowed",
+                "sign: 9699 instructions instead of 10000, -3.0 % where ±2 % and 100 are allowed",
             ]
         );
     }
@@ -177,8 +178,8 @@ mod tests {
     fn the_shortest_steps_have_some_slack() {
         let kept = page("a", &[("settle", 25)]);
 
-        assert!(kept.differences(&page("a", &[("settle", 35)])).is_empty());
-        assert_eq!(kept.differences(&page("a", &[("settle", 36)])).len(), 1);
+        assert!(kept.differences(&page("a", &[("settle", 125)])).is_empty());
+        assert_eq!(kept.differences(&page("a", &[("settle", 126)])).len(), 1);
     }
 
     #[test]
@@ -187,11 +188,13 @@ mod tests {
             "a",
             &[("decode", 10_000), ("match", 10_000), ("sign", 10_000)],
         );
-        let counted = page("b", &[("decode", 12_010), ("match", 12_011), ("sign", 1)]);
+        let counted = page("b", &[("decode", 12_100), ("match", 12_101), ("sign", 1)]);
 
         assert_eq!(
             kept.differences(&counted),
-            ["match: 12011 instructions instead of 10000, +20.1 % where up to +20 % is allowed"]
+            [
+                "match: 12101 instructions instead of 10000, +21.0 % where up to +20 % and 100 are allowed"
+            ]
         );
     }
 
