@@ -14,6 +14,8 @@ use subtle::ConstantTimeEq;
 const SECRET_PREFIX: &str = "whsec_";
 /// What a signature of this version begins with.
 const VERSION_PREFIX: &str = "v1,";
+/// Of one signature, with the space before the next.
+const SIGNATURE_BYTES: usize = 48;
 
 /// A subscription's secret, a UUID as text. Its ASCII bytes are the key. `Debug` doesn't show it.
 #[derive(Clone, PartialEq, Eq)]
@@ -113,14 +115,16 @@ pub enum SecretError {
 /// one space apart, which is all that the official libraries take. `timestamp` is in Unix seconds.
 pub fn sign(keys: &[SigningKey], request_id: &str, timestamp: i64, chunks: &[Bytes]) -> String {
     let timestamp = timestamp.to_string();
-    let signatures: Vec<String> = keys
-        .iter()
-        .map(|key| {
-            let mac = key.mac(request_id, &timestamp, chunks.iter().map(AsRef::as_ref));
-            format!("{VERSION_PREFIX}{}", STANDARD.encode(mac))
-        })
-        .collect();
-    signatures.join(" ")
+    let mut signatures = String::with_capacity(keys.len() * SIGNATURE_BYTES);
+    for key in keys {
+        if !signatures.is_empty() {
+            signatures.push(' ');
+        }
+        let mac = key.mac(request_id, &timestamp, chunks.iter().map(AsRef::as_ref));
+        signatures.push_str(VERSION_PREFIX);
+        STANDARD.encode_string(mac, &mut signatures);
+    }
+    signatures
 }
 
 /// Why a request isn't to be believed.
