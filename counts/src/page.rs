@@ -18,8 +18,9 @@ const TOOLS: &str = "- tools: ";
 
 const TABLE: &str = "| step | instructions |\n|---|---:|\n";
 
-/// In percent. Five runs of one binary told the very same, builds in two folders came within 0.5 %.
-const MARGIN: u64 = 2;
+/// In percent. Five runs of one binary told the very same, builds in two folders came within 0.5 %; but code that a step
+/// doesn't run has moved it by 3.2 %, since what is inlined where is decided for the whole crate.
+const MARGIN: u64 = 5;
 /// In percent, upwards only, where the tools differ: rustc 1.95 and a nightly of 1.97 were up to 1.7 % apart, but one
 /// optimisation more or an allocator of another version is nobody's fault here.
 const MARGIN_OTHER_TOOLS: u64 = 20;
@@ -162,14 +163,14 @@ mod tests {
         );
         let counted = page(
             "a",
-            &[("decode", 10_301), ("match", 10_300), ("sign", 9_699)],
+            &[("decode", 10_601), ("match", 10_600), ("sign", 9_399)],
         );
 
         assert_eq!(
             kept.differences(&counted),
             [
-                "decode: 10301 instructions instead of 10000, +3.0 % where ±2 % and 100 are allowed",
-                "sign: 9699 instructions instead of 10000, -3.0 % where ±2 % and 100 are allowed",
+                "decode: 10601 instructions instead of 10000, +6.0 % where ±5 % and 100 are allowed",
+                "sign: 9399 instructions instead of 10000, -6.0 % where ±5 % and 100 are allowed",
             ]
         );
     }
@@ -178,8 +179,8 @@ mod tests {
     fn the_shortest_steps_have_some_slack() {
         let kept = page("a", &[("settle", 25)]);
 
-        assert!(kept.differences(&page("a", &[("settle", 125)])).is_empty());
-        assert_eq!(kept.differences(&page("a", &[("settle", 126)])).len(), 1);
+        assert!(kept.differences(&page("a", &[("settle", 126)])).is_empty());
+        assert_eq!(kept.differences(&page("a", &[("settle", 127)])).len(), 1);
     }
 
     #[test]

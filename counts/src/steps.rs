@@ -144,6 +144,8 @@ fn subscription(event_type: String) -> Subscription {
         url: "https://example.com/".into(),
         method: Method::Post,
         headers: Vec::new(),
+        batch: None,
+        rate_limit: None,
         secrets: Vec::new(),
         status: Status::Active,
     }
@@ -162,7 +164,7 @@ fn envelope() -> Step {
     let request_id = request_id();
     let data = event().data;
     Step::new("envelope of an event", move || {
-        Envelope::of_event(
+        Envelope::new(
             request_id,
             black_box(ENVIRONMENT),
             "2nBrJUjz",
@@ -180,7 +182,7 @@ fn signature(what: &str, bytes: usize, secrets: usize) -> Step {
     let secret = Secret::new("0f8fad5b-d9cb-469f-a165-70867728950e".into());
     let keys = vec![SigningKey::from(&secret); secrets];
     let data = message(&padding(bytes));
-    let chunks = Envelope::of_event(request_id(), ENVIRONMENT, "2nBrJUjz", data).chunks();
+    let chunks = Envelope::new(request_id(), ENVIRONMENT, "2nBrJUjz", data).chunks();
     let request_id = request_id().to_string();
     Step::new(format!("sign {what}"), move || {
         sign(&keys, &request_id, 1_772_355_677, black_box(&chunks))

@@ -23,8 +23,15 @@ impl RequestId {
 
     /// The id of a batch's delivery, from its members' ids in the batch's order.
     pub fn of_batch(webhook_id: &str, members: &[Self]) -> Self {
-        let members: Vec<String> = members.iter().map(Self::to_string).collect();
-        Self::of_name(&format!("{webhook_id}\nbatch\n{}", members.join("\n")))
+        let mut name = format!("{webhook_id}\nbatch\n");
+        let mut hyphenated = Uuid::encode_buffer();
+        for (position, member) in members.iter().enumerate() {
+            if position > 0 {
+                name.push('\n');
+            }
+            name.push_str(member.0.hyphenated().encode_lower(&mut hyphenated));
+        }
+        Self::of_name(&name)
     }
 
     fn of_name(name: &str) -> Self {
