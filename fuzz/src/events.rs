@@ -12,11 +12,15 @@ pub(crate) fn judge(bytes: &[u8]) {
 
     match &read {
         Ok(messages) => {
-            for (event_type, message) in messages {
-                let event = decode_event(message, BYTES_MAX).expect("it was checked");
+            for message in messages {
+                let event = decode_event(&message.body, BYTES_MAX).expect("it was checked");
                 assert_eq!(
-                    (&event.event_type, "env-1"),
-                    (event_type, &*event.environment_id)
+                    (&event.event_type, &event.id, "env-1"),
+                    (
+                        &message.event_type,
+                        &message.event_id,
+                        &*event.environment_id
+                    )
                 );
             }
         }
@@ -38,8 +42,8 @@ pub(crate) fn judge(bytes: &[u8]) {
     };
     match (read, expected(&json)) {
         (Ok(messages), Some(events)) => {
-            let datas = messages.iter().map(|(_, message)| {
-                let event = decode_event(message, BYTES_MAX).expect("it was checked");
+            let datas = messages.iter().map(|message| {
+                let event = decode_event(&message.body, BYTES_MAX).expect("it was checked");
                 event.data
             });
             assert!(datas.eq(events.iter().map(|event| event.raw.as_bytes())));

@@ -3,6 +3,7 @@
 mod access;
 mod connections;
 mod deliveries;
+mod events;
 mod issuer;
 mod manners;
 mod needle;

@@ -367,9 +367,10 @@ async fn events_are_published_whole_or_not_at_all_and_verified_by_receive() {
     );
     assert_eq!(world.broker.depth(EVENTS).await, 0);
 
-    // The second one's type is longer than a routing key may be, and an event all the same.
+    // The second one's type and id are longer than a routing key and a message's id may be, and an event all the same.
     let long = format!(
-        r#"{{"environmentId":"env-1","data":{{"id":"1","analyticsEvent":"{}"}}}}"#,
+        r#"{{"environmentId":"env-1","data":{{"id":"{}","analyticsEvent":"{}"}}}}"#,
+        "i".repeat(256),
         "t".repeat(256)
     );
     std::fs::write(path, format!("{good}\n{long}\n")).unwrap();
@@ -380,10 +381,12 @@ async fn events_are_published_whole_or_not_at_all_and_verified_by_receive() {
         published.stderr
     );
     assert_eq!(world.broker.depth(EVENTS).await, 2);
-    assert_eq!(
-        world.broker.take(EVENTS).await.unwrap().body,
-        good.as_bytes()
-    );
+    let published = world.broker.take_all(EVENTS).await;
+    assert_eq!(published[0].body, good.as_bytes());
+    // What an exchange may spread them by.
+    let id = |at: usize| published[at].properties.message_id().as_ref().unwrap();
+    assert_eq!(id(0).as_str(), "ev-1");
+    assert_eq!(id(1).as_str().len(), 36);
 }
 
 #[tokio::test]

@@ -13,10 +13,21 @@ use crate::problem::Problem;
 /// Events of one request to be published, in order.
 #[derive(Debug)]
 pub struct Publication {
-    /// Routing key and body of each.
-    pub messages: Vec<(String, Bytes)>,
+    /// One for each.
+    pub messages: Vec<Message>,
     /// To be told when all are confirmed.
     pub confirmed: oneshot::Sender<Result<(), EventRefused>>,
+}
+
+/// An event as a message.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The event's type, 1 to 256 bytes.
+    pub event_type: String,
+    /// The event's id, 1 to 256 bytes.
+    pub event_id: String,
+    /// The message's body.
+    pub body: Bytes,
 }
 
 /// RabbitMQ didn't take all of them. Those that it did take come again with the next try, under the same ids.
@@ -58,7 +69,7 @@ pub(crate) fn messages(
     environment_id: &str,
     body: &[u8],
     message_bytes_max: usize,
-) -> Result<Vec<(String, Bytes)>, Problem> {
+) -> Result<Vec<Message>, Problem> {
     let wrong = || {
         let detail = "must be {\"data\": an event or a list of events}";
         Problem::invalid(vec![Fault::new("#", detail)])
@@ -92,12 +103,16 @@ pub(crate) fn messages(
     let mut faults = Vec::new();
     let mut messages = Vec::with_capacity(events.len());
     for (position, event) in events.iter().enumerate() {
-        let message = Bytes::from(format!(
+        let body = Bytes::from(format!(
             r#"{{"environmentId":"{environment_id}","data":{}}}"#,
             event.get()
         ));
-        match decode_event(&message, message_bytes_max) {
-            Ok(event) => messages.push((event.event_type, message)),
+        match decode_event(&body, message_bytes_max) {
+            Ok(event) => messages.push(Message {
+                event_type: event.event_type,
+                event_id: event.id,
+                body,
+            }),
             Err(error) => {
                 let root = if is_list {
                     format!("#/data/{position}")

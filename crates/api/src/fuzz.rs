@@ -1,15 +1,15 @@
 //! What reads requests, opened for `fuzz`. Nothing else calls it.
 
 use axum::http::{HeaderMap, HeaderValue, header};
-use bytes::Bytes;
 use serde_json::{Map, Value};
 use webhook::{AddressPolicy, DeliveryStatus, Fault, Subscription};
 
 use crate::body::{self, MERGE_PATCH};
+use crate::events::{self, Message};
 use crate::jwks::JwkSet;
 use crate::subscription_body::{self, UrlRules};
 use crate::token::{Claims, TokenKeys};
-use crate::{deliveries, events, oauth};
+use crate::{deliveries, oauth};
 
 /// A new subscription over an empty one; none if the body isn't JSON.
 pub fn read_new(body: &[u8], empty: Subscription) -> Option<Result<Subscription, Vec<Fault>>> {
@@ -21,7 +21,7 @@ pub fn read_patch(body: &[u8], standing: Subscription) -> Option<Result<Subscrip
     Some(object(body)?.and_then(|object| subscription_body::patch(&object, standing, &rules())))
 }
 
-/// Routing key and message of each event, or what is wrong; nothing wrong but no JSON is an empty list.
+/// The message of each event, or what is wrong; nothing wrong but no JSON is an empty list.
 ///
 /// # Errors
 /// All faults.
@@ -29,7 +29,7 @@ pub fn read_events(
     environment_id: &str,
     body: &[u8],
     message_bytes_max: usize,
-) -> Result<Vec<(String, Bytes)>, Vec<Fault>> {
+) -> Result<Vec<Message>, Vec<Fault>> {
     events::messages(environment_id, body, message_bytes_max).map_err(|problem| problem.faults)
 }
 

@@ -32,7 +32,7 @@ mod token;
 mod webhooks;
 
 pub use credentials::{NewCredential, new_credential};
-pub use events::{EventRefused, Publication};
+pub use events::{EventRefused, Message, Publication};
 pub use jwks_file::JwksFile;
 pub use names::is_environment_id;
 pub use openapi::openapi_document;

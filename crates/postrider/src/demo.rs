@@ -193,10 +193,12 @@ impl Demo {
         );
         for (event, line) in events.iter().zip(SAMPLE.lines()) {
             publisher
-                .publish(&event.event_type, line.as_bytes())
+                .publish(&event.event_type, &event.id, line.as_bytes())
                 .await?;
         }
-        publisher.publish("card-published", NO_EVENT).await?;
+        publisher
+            .publish("card-published", "no-event", NO_EVENT)
+            .await?;
         publisher.finish().await?;
         Ok(events)
     }

@@ -68,7 +68,9 @@ async fn publish_line(
 ) -> anyhow::Result<()> {
     let line = line?;
     let event = event(&line, bytes_max)?;
-    publisher.publish(&event.event_type, &line.bytes).await
+    publisher
+        .publish(&event.event_type, &event.id, &line.bytes)
+        .await
 }
 
 /// Reads the whole file; says how many events it holds.

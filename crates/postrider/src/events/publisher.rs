@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
 use lapin::{BasicProperties, Channel, Connection, PublisherConfirm};
+use uuid::Uuid;
 use worker::{AmqpSettings, broker, topology};
 
 /// Confirms outstanding at a time.
@@ -13,8 +15,8 @@ const WINDOW: usize = 500;
 /// A broker that blocks publishers (a memory or disk alarm) confirms nothing.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(30);
 const PERSISTENT: u8 = 2;
-/// Of a routing key, by AMQP (a short string). A type may have one byte more.
-const ROUTING_KEY_BYTES_MAX: usize = 255;
+/// Of a routing key and of a message's id, by AMQP (a short string). An event's type and id may have one byte more.
+const SHORT_STRING_BYTES_MAX: usize = 255;
 
 /// A connection to the exchange of the events.
 pub(crate) struct EventPublisher {
@@ -52,11 +54,16 @@ impl EventPublisher {
         self.confirmed
     }
 
-    /// Publishes one; waits for an earlier confirm where too many are outstanding.
+    /// Publishes one, under its event's id as the message's; waits for an earlier confirm where too many are outstanding.
     ///
     /// # Errors
     /// The connection broke, or RabbitMQ refused an earlier one.
-    pub(crate) async fn publish(&mut self, event_type: &str, body: &[u8]) -> anyhow::Result<()> {
+    pub(crate) async fn publish(
+        &mut self,
+        event_type: &str,
+        event_id: &str,
+        body: &[u8],
+    ) -> anyhow::Result<()> {
         while self.outstanding.len() >= WINDOW {
             self.await_oldest().await?;
         }
@@ -66,7 +73,8 @@ impl EventPublisher {
         };
         let properties = BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
-            .with_content_type("application/json".into());
+            .with_content_type("application/json".into())
+            .with_message_id(message_id(event_id));
         let publishing = self.channel.basic_publish(
             self.exchange.as_str().into(),
             routing_key(event_type).into(),
@@ -112,7 +120,18 @@ impl EventPublisher {
 
 /// The type, cut where a routing key must end: no queue of ours is bound by it.
 pub(crate) fn routing_key(event_type: &str) -> &str {
-    &event_type[..event_type.floor_char_boundary(ROUTING_KEY_BYTES_MAX)]
+    &event_type[..event_type.floor_char_boundary(SHORT_STRING_BYTES_MAX)]
+}
+
+/// The event's id. One that is too long becomes a UUID made of it, the same each time: cut, it could be another event's.
+fn message_id(event_id: &str) -> ShortString {
+    if event_id.len() <= SHORT_STRING_BYTES_MAX {
+        event_id.into()
+    } else {
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, event_id.as_bytes())
+            .to_string()
+            .into()
+    }
 }
 
 #[cfg(test)]
@@ -124,5 +143,15 @@ mod tests {
         assert_eq!(routing_key("card-published"), "card-published");
         assert_eq!(routing_key(&"t".repeat(256)).len(), 255);
         assert_eq!(routing_key(&"é".repeat(128)).len(), 254);
+    }
+
+    #[test]
+    fn an_id_that_is_too_long_for_a_message_has_one_of_its_own() {
+        let long = |last: &str| message_id(&format!("{}{last}", "e".repeat(255)));
+
+        assert_eq!(message_id("ev-1").as_str(), "ev-1");
+        assert_eq!(message_id(&"e".repeat(255)).as_str(), "e".repeat(255));
+        assert_eq!(long("1"), long("1"));
+        assert_ne!(long("1"), long("2"));
     }
 }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use api::{EventRefused, Publication};
+use api::{EventRefused, Message, Publication};
 use tokio::sync::mpsc;
 use worker::AmqpSettings;
 
@@ -45,14 +45,19 @@ pub(crate) async fn relay(settings: AmqpSettings, mut publications: mpsc::Receiv
 async fn publish(
     settings: &AmqpSettings,
     publisher: &mut Option<EventPublisher>,
-    messages: &[(String, bytes::Bytes)],
+    messages: &[Message],
 ) -> anyhow::Result<()> {
     let publisher = match publisher {
         Some(publisher) => publisher,
         None => publisher.insert(EventPublisher::connect(settings).await?),
     };
-    for (event_type, body) in messages {
-        publisher.publish(event_type, body).await?;
+    for message in messages {
+        let Message {
+            event_type,
+            event_id,
+            body,
+        } = message;
+        publisher.publish(event_type, event_id, body).await?;
     }
     publisher.finish().await
 }
