@@ -38,4 +38,5 @@ mod stop;
 mod throughput;
 mod tls;
 mod unreadable;
+mod upgrade;
 mod world;

@@ -31,7 +31,7 @@ pub use ledger::{
     Record, Redelivered, RedeliveryView, Step, Swept, Written,
 };
 pub use listen::{Listener, Notice};
-pub use migrate::SchemaState;
+pub use migrate::{SchemaState, migrations};
 pub use outbox::{OutboxKind, OutboxMessage};
 pub use pool::{PostgresSettings, Store};
 pub use seal::{Keyring, SealError};
