@@ -37,6 +37,7 @@ mod rolling;
 mod stop;
 mod throughput;
 mod tls;
+mod traces;
 mod unreadable;
 mod upgrade;
 mod world;

@@ -39,7 +39,8 @@ async fn a_worker_waits_for_its_schema_and_says_what_to_do() {
     let migrated = Postrider::run(&["migrate"], &environment).await;
 
     assert!(migrated.status.success());
-    assert_eq!(migrated.stdout, "applied 10 migrations\n");
+    let all = store::migrations().get_migrations().len();
+    assert_eq!(migrated.stdout, format!("applied {all} migrations\n"));
     worker.wait_ready(SOON).await;
     let again = Postrider::run(&["migrate"], &environment).await;
     assert_eq!(again.stdout, "the schema is current\n");

@@ -104,6 +104,7 @@ fn backlog(webhook_id: &str, event_id: &str) -> Record {
             webhook_id: webhook_id.into(),
             event_id: event_id.into(),
             event_type: "card-published".into(),
+            trace: None,
         },
         payload: Payload {
             id: uuid::Uuid::new_v4(),

@@ -20,6 +20,7 @@ mod signature;
 mod subscription;
 mod subscription_check;
 mod subscription_index;
+mod trace_parent;
 mod url_check;
 
 #[cfg(test)]
@@ -45,4 +46,5 @@ pub use subscription_check::{
     check_types, escape_pointer,
 };
 pub use subscription_index::SubscriptionIndex;
+pub use trace_parent::TraceParent;
 pub use url_check::{URL_BYTES_MAX, check_url, request_uri, url_literal_address};

@@ -18,10 +18,10 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
 };
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, Connection, Consumer};
+use lapin::{BasicProperties, Channel, Connection, Consumer};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
-use webhook::NoEventReason;
+use webhook::{NoEventReason, TraceParent};
 
 use crate::ack::AckWindow;
 use crate::broker::{ConnectError, answered, connect};
@@ -245,11 +245,13 @@ impl QueueConsumer {
         if delivery_count(&delivery) >= topology::DELIVERY_LIMIT {
             session.last_chances.insert(tag);
         }
+        let trace = trace_parent(&delivery.properties);
         let body = Bytes::from(delivery.data);
         self.ingest.take(Incoming {
             hold: Hold::new(tag, body, session.verdicts.clone()),
             redelivered: delivery.redelivered,
             timestamp: *delivery.properties.timestamp(),
+            trace,
         });
     }
 
@@ -328,6 +330,17 @@ fn delivery_count(delivery: &Delivery) -> i64 {
         Some(AMQPValue::ShortInt(count)) => i64::from(*count),
         Some(AMQPValue::ShortShortInt(count)) => i64::from(*count),
         _ => 0,
+    }
+}
+
+/// As OpenTelemetry's instrumentations of AMQP clients write it.
+fn trace_parent(properties: &BasicProperties) -> Option<TraceParent> {
+    let headers = properties.headers().as_ref()?;
+    match headers.inner().get("traceparent")? {
+        AMQPValue::LongString(value) => TraceParent::parse(value.as_bytes()),
+        AMQPValue::ShortString(value) => TraceParent::parse(value.as_str().as_bytes()),
+        AMQPValue::ByteArray(value) => TraceParent::parse(value.as_slice()),
+        _ => None,
     }
 }
 

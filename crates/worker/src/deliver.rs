@@ -223,11 +223,13 @@ impl Deliverer {
         let began = Instant::now();
         let counted = Counted::new(&self.metrics);
         // Boxed: it is large, and there are many.
-        let mut sending =
-            Box::pin(
-                self.sender
-                    .attempt(endpoint, delivery.request_id, envelope, turn.attempt),
-            );
+        let mut sending = Box::pin(self.sender.attempt(
+            endpoint,
+            delivery.request_id,
+            envelope,
+            turn.attempt,
+            delivery.trace,
+        ));
         let (sent, lease_id) = match tokio::time::timeout(self.handoff_after, &mut sending).await {
             Ok(sent) => (sent, turn.lease_id),
             Err(_) => {

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
-use webhook::{Event, RequestId, decode_event};
+use webhook::{Event, RequestId, TraceParent, decode_event};
 
 use crate::dead_letter::DeadLetters;
 use crate::deliver::Deliverer;
@@ -42,6 +42,8 @@ pub(crate) struct Incoming {
     pub(crate) redelivered: bool,
     /// The AMQP property, unix seconds.
     pub(crate) timestamp: Option<u64>,
+    /// The span that it follows from, by its header.
+    pub(crate) trace: Option<TraceParent>,
 }
 
 /// One delivery to begin.
@@ -77,7 +79,7 @@ impl Ingest {
             && let Some(environment) = self.subscriptions.current(&event.environment_id)
         {
             let environment_id = event.environment_id.as_str().into();
-            let wanted = wanted(&environment, &event, &environment_id);
+            let wanted = wanted(&environment, &event, &environment_id, incoming.trace);
             self.count(&wanted);
             self.begin(wanted, event, consumed, incoming.hold);
             return;
@@ -96,7 +98,7 @@ impl Ingest {
     }
 
     async fn deliver(self: Arc<Self>, event: Event, incoming: Incoming, consumed: Instant) {
-        let Some(mut wanted) = self.wanted(&event).await else {
+        let Some(mut wanted) = self.wanted(&event, incoming.trace).await else {
             return;
         };
         self.count(&wanted);
@@ -112,7 +114,7 @@ impl Ingest {
                     () = self.stop.cancelled() => return,
                 }
                 // Anew: whoever had it may have written it by now, and subscriptions may have changed.
-                let Some(again) = self.wanted(&event).await else {
+                let Some(again) = self.wanted(&event, incoming.trace).await else {
                     return;
                 };
                 let Some(unknown) = self.unknown(again).await else {
@@ -125,14 +127,14 @@ impl Ingest {
     }
 
     /// A delivery for each subscription that wants it.
-    async fn wanted(&self, event: &Event) -> Option<Vec<Wanted>> {
+    async fn wanted(&self, event: &Event, trace: Option<TraceParent>) -> Option<Vec<Wanted>> {
         let environment_id: Arc<str> = event.environment_id.as_str().into();
         let environment = self
             .until_available("subscriptions", || {
                 self.subscriptions.environment(&environment_id)
             })
             .await?;
-        Some(wanted(&environment, event, &environment_id))
+        Some(wanted(&environment, event, &environment_id, trace))
     }
 
     /// Those that the ledger doesn't know; what stands there is taken care of.
@@ -195,7 +197,12 @@ impl Ingest {
     }
 }
 
-fn wanted(environment: &Environment, event: &Event, environment_id: &Arc<str>) -> Vec<Wanted> {
+fn wanted(
+    environment: &Environment,
+    event: &Event,
+    environment_id: &Arc<str>,
+    trace: Option<TraceParent>,
+) -> Vec<Wanted> {
     let event_id: Arc<str> = event.id.as_str().into();
     let event_type: Arc<str> = event.event_type.as_str().into();
     environment
@@ -208,6 +215,7 @@ fn wanted(environment: &Environment, event: &Event, environment_id: &Arc<str>) -
                 webhook_id: Arc::clone(&endpoint.webhook_id),
                 event_id: Arc::clone(&event_id),
                 event_type: Arc::clone(&event_type),
+                trace,
             },
         })
         .collect()

@@ -23,7 +23,9 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tokio::time::Instant;
 use tower_service::Service;
-use webhook::{AddressPolicy, Answer, Envelope, Outcome, RequestId, parse_retry_after, sign};
+use webhook::{
+    AddressPolicy, Answer, Envelope, Outcome, RequestId, TraceParent, parse_retry_after, sign,
+};
 
 use crate::dial::{DialError, Dialer};
 use crate::endpoint::Endpoint;
@@ -33,6 +35,7 @@ const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const POSTRIDER_ATTEMPT: HeaderName = HeaderName::from_static("postrider-attempt");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const POSTRIDER_TEST: HeaderName = HeaderName::from_static("postrider-test");
 const USER_AGENT_VALUE: &str = concat!("Postrider/", env!("CARGO_PKG_VERSION"));
 
@@ -128,17 +131,27 @@ impl Sender {
         })
     }
 
-    /// Sends attempt number `attempt` and waits for what comes of it, at most `delivery.timeout`.
+    /// Sends attempt number `attempt`, which follows from the span `trace`, and waits for what comes of it, at most
+    /// `delivery.timeout`.
     pub(crate) async fn attempt(
         &self,
         endpoint: &Endpoint,
         request_id: RequestId,
         envelope: Envelope,
         attempt: u32,
+        trace: Option<TraceParent>,
     ) -> Sent {
         let now = SystemTime::now();
-        self.send(|| build_request(endpoint, request_id, envelope.clone(), attempt, now))
-            .await
+        self.send(|| {
+            let mut request = build_request(endpoint, request_id, envelope.clone(), attempt, now)?;
+            if let Some(trace) = trace {
+                // A subscription's own stays.
+                let own = request.headers_mut().entry(TRACEPARENT);
+                own.or_insert(HeaderValue::try_from(trace.to_string()).ok()?);
+            }
+            Some(request)
+        })
+        .await
     }
 
     /// The one attempt of a test, which its request says.
@@ -502,7 +515,7 @@ mod tests {
         let data = Bytes::from_static(br#"{ "id":"ev-1","analyticsEvent":"card-published" }"#);
         let envelope = Envelope::new(id, "env-1", "2nBrJUjz", data);
         let endpoint = Endpoint::example("2nBrJUjz", &url, 0);
-        sender.attempt(&endpoint, id, envelope, 3).await
+        sender.attempt(&endpoint, id, envelope, 3, None).await
     }
 
     /// A receiver that answers one connection with these bytes and tells what it was sent.

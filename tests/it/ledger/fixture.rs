@@ -83,6 +83,7 @@ pub(super) fn record(webhook_id: &str, event_id: &str, step: Step) -> Record {
             webhook_id: webhook_id.into(),
             event_id: event_id.into(),
             event_type: "card-published".into(),
+            trace: None,
         },
         payload: Payload {
             id: Uuid::new_v5(&Uuid::nil(), event_id.as_bytes()),

@@ -37,7 +37,8 @@ async fn migrating_is_done_once_by_whoever_comes_first() {
     while let Some(one) = all.join_next().await {
         applied += one.unwrap();
     }
-    assert_eq!(applied, 10);
+    let known = store::migrations().get_migrations().len();
+    assert_eq!(usize::try_from(applied).unwrap(), known);
     assert_eq!(number(&f.sql, "SELECT count(*) FROM pg_inherits i WHERE inhparent IN ('deliveries'::regclass, 'attempts'::regclass, 'payloads'::regclass)").await, 24);
 }
 

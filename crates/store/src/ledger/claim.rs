@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_postgres::Row;
 use uuid::Uuid;
-use webhook::RequestId;
+use webhook::{RequestId, TraceParent};
 
 use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
@@ -73,7 +73,7 @@ const LEASE: &str = "\
         l.by_hand IS DISTINCT FROM 'resend' AND EXISTS (SELECT FROM deliveries d \
             WHERE d.environment_id = l.environment_id AND d.request_id = l.request_id \
                 AND d.status = 'delivered' AND d.settled_on >= (l.created AT TIME ZONE 'UTC')::date - 1), \
-        l.attempts_before, l.by_hand \
+        l.attempts_before, l.by_hand, l.trace_parent \
     FROM leased l LEFT JOIN payloads_waiting p \
         ON p.environment_id = l.environment_id AND p.payload_id = l.payload_id \
     ORDER BY l.nth";
@@ -305,6 +305,9 @@ fn claimed(row: &Row, lease_id: Uuid) -> Claimed {
             webhook_id: row.get::<_, &str>(2).into(),
             event_id: row.get::<_, &str>(3).into(),
             event_type: row.get::<_, &str>(4).into(),
+            trace: row
+                .get::<_, Option<&str>>(13)
+                .and_then(|value| TraceParent::parse(value.as_bytes())),
         },
         attempts: count(row.get(5)),
         attempts_before: count(row.get(11)),

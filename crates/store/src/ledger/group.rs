@@ -118,6 +118,7 @@ mod tests {
                 webhook_id: webhook_id.into(),
                 event_id: "ev-1".into(),
                 event_type: "card-published".into(),
+                trace: None,
             },
             payload: Payload {
                 id: Uuid::nil(),

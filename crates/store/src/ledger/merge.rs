@@ -312,6 +312,7 @@ mod tests {
                 webhook_id: "2nBrJUjz".into(),
                 event_id: "ev-1".into(),
                 event_type: "card-published".into(),
+                trace: None,
             },
             payload: Payload {
                 id: Uuid::nil(),

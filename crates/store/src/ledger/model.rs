@@ -727,6 +727,7 @@ fn delivery(webhook_id: &str, event: u32) -> Delivery {
         webhook_id: webhook_id.into(),
         event_id: event_id.as_str().into(),
         event_type: "card-published".into(),
+        trace: None,
     }
 }
 

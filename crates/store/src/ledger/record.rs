@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use uuid::Uuid;
-use webhook::{DeadReason, DeliveryStatus, Outcome, RequestId};
+use webhook::{DeadReason, DeliveryStatus, Outcome, RequestId, TraceParent};
 
 /// Who a delivery is: frozen when it is made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +21,8 @@ pub struct Delivery {
     pub event_id: Arc<str>,
     /// The event's type, 1 to 256 bytes.
     pub event_type: Arc<str>,
+    /// The span that it follows from, where its message named one; kept only as long as it waits.
+    pub trace: Option<TraceParent>,
 }
 
 /// The `data` of a delivery's event, byte for byte; shared by all deliveries of one event.

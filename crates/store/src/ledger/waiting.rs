@@ -15,15 +15,15 @@ const RESPONSE_BYTES_MAX: usize = 1024;
 /// see the attempt that is written here.
 pub(crate) const INSERT: &str = "\
     INSERT INTO deliveries_waiting (environment_id, request_id, webhook_id, event_id, event_type, status, attempts, \
-        claims, created, due, lease_id, held_since, payload_id, payload_bytes) \
+        claims, created, due, lease_id, held_since, payload_id, payload_bytes, trace_parent) \
     SELECT environment_id, request_id, webhook_id, event_id, event_type, \
         CASE WHEN wait IS NULL THEN 'held' ELSE 'scheduled' END, attempts, claims, \
         now() - make_interval(secs => age), now() + make_interval(secs => wait), lease_id, \
-        CASE WHEN wait IS NULL THEN now() END, payload_id, payload_bytes \
+        CASE WHEN wait IS NULL THEN now() END, payload_id, payload_bytes, trace_parent \
     FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::int4[], $7::int4[], $8::float8[], \
-            $9::float8[], $10::uuid[], $11::uuid[], $12::int4[]) \
+            $9::float8[], $10::uuid[], $11::uuid[], $12::int4[], $13::text[]) \
         AS u(environment_id, request_id, webhook_id, event_id, event_type, attempts, claims, age, wait, lease_id, \
-            payload_id, payload_bytes) \
+            payload_id, payload_bytes, trace_parent) \
     ON CONFLICT (environment_id, request_id) DO UPDATE SET request_id = EXCLUDED.request_id";
 
 /// Changed rows, locked before.
@@ -88,6 +88,11 @@ pub(crate) fn insert_columns<'a>(rows: &[(&'a Entry<'a>, Waiting)]) -> Columns<'
         Box::new(waits().map(|w| w.lease_id).collect::<Vec<_>>()),
         Box::new(entries().map(|e| e.payload.id).collect::<Vec<_>>()),
         Box::new(entries().map(payload_bytes).collect::<Vec<_>>()),
+        Box::new(
+            deliveries()
+                .map(|d| d.trace.map(|trace| trace.to_string()))
+                .collect::<Vec<_>>(),
+        ),
     ]
 }
 

@@ -426,6 +426,7 @@ async fn a_receiver_that_never_reads_a_large_body_is_a_timeout() {
             id,
             envelope,
             1,
+            None,
         )
         .await;
 
