@@ -151,6 +151,7 @@ fn read(r: &mut Reader<'_>) -> Config {
                 payloads: r.duration("retention.payloads", DAY, YEARS),
                 held: r.duration("retention.held", SECOND, YEARS),
             },
+            traces: traces(r),
             subscriptions_cached_max: r.integer("match.subscriptions_cached_max", 1, 1 << 32),
             shutdown_grace: grace,
         },
@@ -231,6 +232,21 @@ fn egress(r: &mut Reader<'_>) -> worker::EgressSettings {
         allow: r.networks("egress.allow"),
         deny: r.networks("egress.deny"),
         ca_file: r.authorities("egress.ca_file"),
+    }
+}
+
+fn traces(r: &mut Reader<'_>) -> worker::TracesSettings {
+    const KEY: &str = "traces.endpoint";
+    let given = r.text(KEY);
+    let endpoint = match given.as_str() {
+        "" => None,
+        text => worker::TracesSettings::endpoint(text)
+            .map_err(|what| r.fault(KEY, &format!("{what}; expected http://HOST:4318")))
+            .ok(),
+    };
+    worker::TracesSettings {
+        endpoint,
+        ratio: r.number("traces.ratio", 0.0, 1.0),
     }
 }
 

@@ -247,12 +247,13 @@ impl QueueConsumer {
         }
         let trace = trace_parent(&delivery.properties);
         let body = Bytes::from(delivery.data);
-        self.ingest.take(Incoming {
+        let incoming = Incoming {
             hold: Hold::new(tag, body, session.verdicts.clone()),
             redelivered: delivery.redelivered,
             timestamp: *delivery.properties.timestamp(),
             trace,
-        });
+        };
+        self.ingest.take(incoming, &self.queue);
     }
 
     async fn hear(&self, session: &mut Session, verdict: Verdict) -> Result<(), lapin::Error> {

@@ -17,6 +17,7 @@ use crate::lane::{Lanes, Place};
 use crate::message::Hold;
 use crate::metrics::Metrics;
 use crate::send::{Sender, Sent};
+use crate::traces::Traces;
 
 /// A claimed delivery whose endpoint can't be had now is looked at again after so long.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -37,6 +38,7 @@ pub(crate) struct Deliverer {
     /// Attempts at a time in this process.
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Arc<Traces>,
     pub(crate) retry: RetryPolicy,
     pub(crate) timeout: Duration,
     pub(crate) handoff_after: Duration,
@@ -222,13 +224,14 @@ impl Deliverer {
         );
         let began = Instant::now();
         let counted = Counted::new(&self.metrics);
+        let span = self.traces.attempt(endpoint, delivery, turn.attempt);
         // Boxed: it is large, and there are many.
         let mut sending = Box::pin(self.sender.attempt(
             endpoint,
             delivery.request_id,
             envelope,
             turn.attempt,
-            delivery.trace,
+            span.trace(),
         ));
         let (sent, lease_id) = match tokio::time::timeout(self.handoff_after, &mut sending).await {
             Ok(sent) => (sent, turn.lease_id),
@@ -240,6 +243,7 @@ impl Deliverer {
             }
         };
         drop(counted);
+        span.end(&sent);
         place.ended(endpoint, sent.answer.outcome == Outcome::Delivered);
 
         turn.lease_id = lease_id;

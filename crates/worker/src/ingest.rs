@@ -20,6 +20,7 @@ use crate::message::Hold;
 use crate::metrics::{EventOutcome, Metrics};
 use crate::pauses;
 use crate::subscriptions::{Environment, Subscriptions};
+use crate::traces::Traces;
 
 /// The part of a redelivered message's wait above `delivery.handoff_after`: by then a living worker has handed it off.
 const REDELIVERED_WAIT: Duration = Duration::from_secs(1);
@@ -31,6 +32,7 @@ pub(crate) struct Ingest {
     pub(crate) deliverer: Arc<Deliverer>,
     pub(crate) dead_letters: Arc<DeadLetters>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Arc<Traces>,
     pub(crate) tracker: TaskTracker,
     pub(crate) message_bytes_max: usize,
     pub(crate) stop: CancellationToken,
@@ -42,7 +44,7 @@ pub(crate) struct Incoming {
     pub(crate) redelivered: bool,
     /// The AMQP property, unix seconds.
     pub(crate) timestamp: Option<u64>,
-    /// The span that it follows from, by its header.
+    /// The span that it follows from, by its header; then the one that its deliveries do.
     pub(crate) trace: Option<TraceParent>,
 }
 
@@ -54,7 +56,7 @@ struct Wanted {
 
 impl Ingest {
     /// Takes a message in. Returns at once: all that waits is a task of its own, bounded by the prefetch.
-    pub(crate) fn take(self: &Arc<Self>, incoming: Incoming) {
+    pub(crate) fn take(self: &Arc<Self>, mut incoming: Incoming, queue: &str) {
         let consumed = Instant::now();
         let event = match decode_event(incoming.hold.body(), self.message_bytes_max) {
             Ok(event) => event,
@@ -74,6 +76,9 @@ impl Ingest {
         if let Some(age) = event_age(&event, incoming.timestamp) {
             self.metrics.event_age(age);
         }
+        incoming.trace = self
+            .traces
+            .process(queue, &event, incoming.trace, &mut incoming.hold);
         // The usual case needs nothing that it would have to wait for, and so no task.
         if !incoming.redelivered
             && let Some(environment) = self.subscriptions.current(&event.environment_id)

@@ -32,6 +32,7 @@ mod settings;
 mod subscriptions;
 mod test_run;
 pub mod topology;
+mod traces;
 mod upkeep;
 
 pub use readiness::{Part, Readiness};
@@ -39,4 +40,5 @@ pub use run::{Ended, RunError, Stop, run};
 pub use send::SenderError;
 pub use settings::{
     AmqpSettings, CircuitSettings, DeliverySettings, EgressSettings, RetentionSettings, Settings,
+    TracesSettings,
 };

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::traces::Processing;
+
 /// What is reported to the channel that brought the message.
 #[derive(Debug)]
 pub(crate) enum Verdict {
@@ -37,6 +39,8 @@ struct Message {
     body: Bytes,
     fate: AtomicU8,
     verdicts: Verdicts,
+    /// Ends with the message.
+    span: Option<Box<Processing>>,
 }
 
 const SETTLED: u8 = 0;
@@ -52,6 +56,7 @@ impl Hold {
                 body,
                 fate: AtomicU8::new(SETTLED),
                 verdicts,
+                span: None,
             }),
             settled: false,
         }
@@ -62,6 +67,13 @@ impl Hold {
         Self {
             message: Arc::clone(&self.message),
             settled: false,
+        }
+    }
+
+    /// The message's span; for its first hold, before it is shared.
+    pub(crate) fn follow(&mut self, span: Box<Processing>) {
+        if let Some(message) = Arc::get_mut(&mut self.message) {
+            message.span = Some(span);
         }
     }
 
@@ -97,7 +109,15 @@ impl Drop for Hold {
 
 impl Drop for Message {
     fn drop(&mut self) {
-        let verdict = match *self.fate.get_mut() {
+        let fate = *self.fate.get_mut();
+        if let (Some(span), REFUSED | DROPPED) = (&mut self.span, fate) {
+            span.failed(if fate == REFUSED {
+                "refused"
+            } else {
+                "dropped"
+            });
+        }
+        let verdict = match fate {
             SETTLED => Verdict::Settled(self.tag),
             REFUSED => Verdict::Refused(Box::new(Hold::new(
                 self.tag,

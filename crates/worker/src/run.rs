@@ -25,16 +25,20 @@ use crate::outbox::Outbox;
 use crate::pauses;
 use crate::publisher::Publisher;
 use crate::readiness::{Part, Readiness};
-use crate::send::{Sender, SenderError};
+use crate::send::{Sender, SenderError, tls_config};
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::test_run::TestRunner;
+use crate::traces::Traces;
 use crate::upkeep::Upkeep;
 
 /// A lease exceeds the attempt's limit by so much: time to begin, and to commit.
 const LEASE_SLACK: Duration = Duration::from_secs(20);
 /// Kept of the grace for closing connections; half of a grace that is short.
 const CLOSE_RESERVE: Duration = Duration::from_secs(3);
+
+/// For the last spans, at the very end; a twentieth of a grace that is short.
+const TRACES_LIMIT: Duration = Duration::from_millis(500);
 
 /// The two steps of a stop.
 #[derive(Clone, Debug, Default)]
@@ -91,6 +95,10 @@ pub async fn run(
     readiness: Readiness,
 ) -> Result<Ended, RunError> {
     let sender = Sender::new(&settings.delivery, &settings.egress)?;
+    let traces = Arc::new(Traces::new(
+        &settings.traces,
+        &tls_config(&settings.egress)?,
+    ));
     for queue in &settings.amqp.queues {
         readiness.not_ready(
             Part::queue(queue),
@@ -104,8 +112,18 @@ pub async fn run(
             return Ok(Ended { drained: true, ..Ended::default() });
         }
     }
-    let parts = Parts::assemble(settings, store, sender, stop, readiness);
-    parts.run().await
+    let traces_limit = TRACES_LIMIT.min(settings.shutdown_grace / 20);
+    let parts = Parts::assemble(
+        settings,
+        store,
+        sender,
+        Arc::clone(&traces),
+        stop,
+        readiness,
+    );
+    let ended = parts.run().await;
+    traces.end(traces_limit).await;
+    ended
 }
 
 /// Waits for a schema that this version can use, then sees whether all keys are there.
@@ -144,6 +162,7 @@ struct Parts {
     stop: Stop,
     readiness: Readiness,
     metrics: Arc<Metrics>,
+    traces: Arc<Traces>,
     publisher: Arc<Publisher>,
     dead_letters: Arc<DeadLetters>,
     subscriptions: Arc<Subscriptions>,
@@ -162,6 +181,7 @@ impl Parts {
         settings: Settings,
         store: Store,
         sender: Sender,
+        traces: Arc<Traces>,
         stop: Stop,
         readiness: Readiness,
     ) -> Self {
@@ -197,6 +217,7 @@ impl Parts {
             )),
             permits: Arc::new(Semaphore::new(delivery.in_flight_max)),
             metrics: Arc::clone(&metrics),
+            traces: Arc::clone(&traces),
             retry: settings.retry.clone(),
             timeout: delivery.timeout,
             handoff_after: delivery.handoff_after,
@@ -218,6 +239,7 @@ impl Parts {
             stop,
             readiness,
             metrics,
+            traces,
             publisher,
             dead_letters,
             subscriptions,
@@ -296,6 +318,7 @@ impl Parts {
             deliverer: Arc::clone(&self.deliverer),
             dead_letters: Arc::clone(&self.dead_letters),
             metrics: Arc::clone(&self.metrics),
+            traces: Arc::clone(&self.traces),
             tracker: self.tracker.clone(),
             message_bytes_max: self.settings.amqp.message_bytes_max,
             stop: self.stop.intake.clone(),

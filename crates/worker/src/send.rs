@@ -356,7 +356,7 @@ fn causes<'a>(
     })
 }
 
-fn tls_config(egress: &EgressSettings) -> Result<rustls::ClientConfig, SenderError> {
+pub(crate) fn tls_config(egress: &EgressSettings) -> Result<rustls::ClientConfig, SenderError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(native.certs);

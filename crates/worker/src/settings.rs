@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
 use ipnet::IpNet;
 use webhook::RetryPolicy;
 
@@ -22,6 +23,8 @@ pub struct Settings {
     pub egress: EgressSettings,
     /// How long settled deliveries are kept.
     pub retention: RetentionSettings,
+    /// Where spans go.
+    pub traces: TracesSettings,
     /// At most so many subscriptions are held in memory.
     pub subscriptions_cached_max: u64,
     /// From the first signal to the end of the process.
@@ -114,4 +117,74 @@ pub struct RetentionSettings {
     pub payloads: Duration,
     /// Held longer than this, a delivery is dead.
     pub held: Duration,
+}
+
+/// Where spans go, and how many.
+#[derive(Clone, Debug, Default)]
+pub struct TracesSettings {
+    /// Of an OTLP collector, see [`TracesSettings::endpoint`]. Without one nothing is recorded.
+    pub endpoint: Option<Uri>,
+    /// The part of the events without a producer's decision that are recorded, from 0 to 1.
+    pub ratio: f64,
+}
+
+impl TracesSettings {
+    /// Reads a collector's URL; where it has no path, it gets OTLP's.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn endpoint(text: &str) -> Result<Uri, &'static str> {
+        let uri: Uri = text.parse().map_err(|_| "can't be read as a URL")?;
+        let authority = uri.authority().ok_or("names no host")?;
+        if authority.as_str().contains('@') {
+            return Err("must not hold a user or a password");
+        }
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let path = if path == "/" { "/v1/traces" } else { path };
+        let scheme = match uri.scheme_str() {
+            Some(scheme @ ("http" | "https")) => scheme,
+            _ => return Err("must begin with http:// or https://"),
+        };
+        Uri::builder()
+            .scheme(scheme)
+            .authority(authority.clone())
+            .path_and_query(path)
+            .build()
+            .map_err(|_| "can't be read as a URL")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_s_url_gets_otlp_s_path_where_it_has_none() {
+        for (text, read) in [
+            (
+                "http://127.0.0.1:4318",
+                Ok("http://127.0.0.1:4318/v1/traces"),
+            ),
+            ("http://otel/", Ok("http://otel/v1/traces")),
+            (
+                "https://otel:4318/otlp/v1/traces",
+                Ok("https://otel:4318/otlp/v1/traces"),
+            ),
+            ("otel:4318", Err("must begin with http:// or https://")),
+            ("/v1/traces", Err("names no host")),
+            (
+                "grpc://otel:4317",
+                Err("must begin with http:// or https://"),
+            ),
+            (
+                "http://me:hush@otel",
+                Err("must not hold a user or a password"),
+            ),
+            ("http://otel:4318/a b", Err("can't be read as a URL")),
+        ] {
+            let uri = TracesSettings::endpoint(text).map(|uri| uri.to_string());
+
+            assert_eq!(uri.as_deref().map_err(|error| *error), read, "{text}");
+        }
+    }
 }

@@ -278,6 +278,16 @@ fn bad_input_names_its_key_and_what_is_expected() {
         ),
         ("ADMIN__LISTEN", "9464", "admin.listen: expected IP:PORT"),
         ("API__LISTEN", "here", "api.listen: expected IP:PORT"),
+        (
+            "TRACES__ENDPOINT",
+            "grpc://otel:4317",
+            "traces.endpoint: must begin with http:// or https://; expected http://HOST:4318",
+        ),
+        (
+            "TRACES__RATIO",
+            "1.5",
+            "traces.ratio: must be from 0 to 1, not 1.5",
+        ),
         ("LOG__FORMAT", "xml", "log.format: expected text or json"),
         ("LOG__LEVEL", "verbose", "log.level: expected error"),
         ("LOG__LEVEL", "worker=loud", "log.level: expected error"),

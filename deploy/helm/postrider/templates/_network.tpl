@@ -19,6 +19,16 @@
     - {protocol: TCP, port: {{ .Values.networkPolicy.rabbitmq.port }}}
 {{- end }}
 
+{{- define "postrider.toCollector" -}}
+{{- with .Values.networkPolicy.collector }}
+{{- if .to }}
+- to: {{ toYaml .to | nindent 4 }}
+  ports:
+    - {protocol: TCP, port: {{ .port }}}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* Public unicast addresses, and egress.allow. Any port: a subscription's URL may name any. */}}
 {{- define "postrider.toReceivers" -}}
 - to:
