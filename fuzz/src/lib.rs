@@ -15,13 +15,14 @@ mod retry_after;
 mod signature;
 mod subscription;
 mod token;
+mod trace_parent;
 mod url;
 
 /// One target.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("client", client::judge),
     ("events", events::judge),
     ("headers", headers::judge),
@@ -33,6 +34,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("signature", signature::judge),
     ("subscription", subscription::judge),
     ("token", token::judge),
+    ("trace_parent", trace_parent::judge),
     ("url", url::judge),
 ];
 
