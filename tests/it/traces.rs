@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, Span};
 use prost::Message as _;
 use tests::receiver::{Received, Receiver, Reply};
 use tests::servers::free_port;
@@ -96,13 +97,13 @@ async fn attempts_of_all_workers_are_spans_below_the_one_of_the_event() {
     };
     assert_eq!(process.name, "process postrider.events");
     assert_eq!(process.parent_span_id, PRODUCER.to_be_bytes());
-    assert_eq!(text(process, "postrider.event.id"), "ev-1");
+    assert_eq!(text(&process.attributes, "postrider.event.id"), "ev-1");
     let attempts = of_kind(&spans, SpanKind::Client);
     let sent: Vec<_> = attempts
         .iter()
         .map(|span| {
             assert_eq!(span.parent_span_id, process.span_id);
-            assert_eq!(text(span, "server.address"), "127.0.0.1");
+            assert_eq!(text(&span.attributes, "server.address"), "127.0.0.1");
             Some(format!(
                 "00-{}-{}-01",
                 hex(&span.trace_id),
@@ -115,7 +116,7 @@ async fn attempts_of_all_workers_are_spans_below_the_one_of_the_event() {
     assert_eq!(hex(&attempts[1].trace_id), PARENT[3..35]);
     let errors: Vec<String> = attempts
         .iter()
-        .map(|span| text(span, "error.type"))
+        .map(|span| text(&span.attributes, "error.type"))
         .collect();
     assert_eq!(errors, ["500", ""]);
     for request in collector.requests("/v1/traces") {
@@ -133,6 +134,7 @@ async fn an_event_without_a_traceparent_begins_a_trace_of_its_own_by_ratio() {
     let settings = [
         ("POSTRIDER__TRACES__ENDPOINT", endpoint.as_str()),
         ("POSTRIDER__TRACES__RATIO", "1"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment=trial"),
     ];
     let mut worker = world.worker_with(&settings).await;
 
@@ -149,6 +151,11 @@ async fn an_event_without_a_traceparent_begins_a_trace_of_its_own_by_ratio() {
     assert_eq!(attempt.parent_span_id, process.span_id);
     let sent = format!("00-{}-{}-01", hex(&process.trace_id), hex(&attempt.span_id));
     assert_eq!(parent(&requests[0]), Some(sent));
+    let told = &collector.requests("/v1/traces")[0].body;
+    let resource = &sent_by(told)[0].resource;
+    let attributes = &resource.as_ref().unwrap().attributes;
+    assert_eq!(text(attributes, "service.name"), "postrider");
+    assert_eq!(text(attributes, "deployment.environment"), "trial");
 }
 
 #[tokio::test]
@@ -212,15 +219,18 @@ fn spans(collector: &Receiver) -> Vec<Span> {
                 request.header("content-type"),
                 Some("application/x-protobuf")
             );
-            ExportTraceServiceRequest::decode(&request.body[..])
-                .unwrap()
-                .resource_spans
+            sent_by(&request.body)
         })
         .flat_map(|resource| resource.scope_spans)
         .flat_map(|scope| scope.spans)
         .collect();
     spans.sort_by_key(|span| span.start_time_unix_nano);
     spans
+}
+
+fn sent_by(body: &[u8]) -> Vec<ResourceSpans> {
+    let request = ExportTraceServiceRequest::decode(body).unwrap();
+    request.resource_spans
 }
 
 fn of_kind(spans: &[Span], kind: SpanKind) -> Vec<&Span> {
@@ -231,11 +241,8 @@ fn of_kind(spans: &[Span], kind: SpanKind) -> Vec<&Span> {
 }
 
 /// An attribute that is text; empty where there is none.
-fn text(span: &Span, key: &str) -> String {
-    let attribute = span
-        .attributes
-        .iter()
-        .find(|attribute| attribute.key == key);
+fn text(attributes: &[KeyValue], key: &str) -> String {
+    let attribute = attributes.iter().find(|attribute| attribute.key == key);
     let value = attribute.and_then(|attribute| attribute.value.clone()?.value);
     match value {
         Some(Value::StringValue(text)) => text,

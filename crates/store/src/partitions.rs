@@ -14,14 +14,14 @@ use crate::pool::Store;
 pub(crate) const DAYS_AHEAD: u32 = 7;
 /// History's tables; each has a partition a day, named table_yyyymmdd.
 const TABLES: [&str; 4] = ["deliveries", "attempts", "payloads", "batch_members"];
-/// Tables $1 and their days, from today on to $2 days later, without a partition.
+/// Tables $1, as far as the schema has them, and their days, from today on to $2 days later, without a partition.
 const MISSING: &str = "\
     SELECT t.name, day::date, ahead \
     FROM unnest($1::text[]) AS t(name), \
         generate_series(0, $2::int4) AS ahead, \
         LATERAL (SELECT (now() AT TIME ZONE 'UTC')::date + ahead AS day) AS d \
-    WHERE NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = to_regclass(t.name) \
-        AND i.inhrelid = to_regclass(t.name || to_char(day, '_YYYYMMDD'))) \
+    WHERE to_regclass(t.name) IS NOT NULL AND NOT EXISTS (SELECT FROM pg_inherits i \
+        WHERE i.inhparent = to_regclass(t.name) AND i.inhrelid = to_regclass(t.name || to_char(day, '_YYYYMMDD'))) \
     ORDER BY 2, 1";
 /// A drop locks the whole table, and who writes waits behind a drop that waits for a reader: so it waits for a moment
 /// only, and is tried again.

@@ -25,7 +25,7 @@ use crate::outbox::Outbox;
 use crate::pauses;
 use crate::publisher::Publisher;
 use crate::readiness::{Part, Readiness};
-use crate::send::{Sender, SenderError, tls_config};
+use crate::send::{Sender, SenderError};
 use crate::settings::Settings;
 use crate::subscriptions::Subscriptions;
 use crate::test_run::TestRunner;
@@ -36,7 +36,6 @@ use crate::upkeep::Upkeep;
 const LEASE_SLACK: Duration = Duration::from_secs(20);
 /// Kept of the grace for closing connections; half of a grace that is short.
 const CLOSE_RESERVE: Duration = Duration::from_secs(3);
-
 /// For the last spans, at the very end; a twentieth of a grace that is short.
 const TRACES_LIMIT: Duration = Duration::from_millis(500);
 
@@ -95,10 +94,7 @@ pub async fn run(
     readiness: Readiness,
 ) -> Result<Ended, RunError> {
     let sender = Sender::new(&settings.delivery, &settings.egress)?;
-    let traces = Arc::new(Traces::new(
-        &settings.traces,
-        &tls_config(&settings.egress)?,
-    ));
+    let traces = Arc::new(Traces::new(&settings.traces, &settings.egress)?);
     for queue in &settings.amqp.queues {
         readiness.not_ready(
             Part::queue(queue),

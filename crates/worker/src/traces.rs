@@ -21,8 +21,8 @@ use webhook::{Event, Outcome, TraceParent};
 
 use crate::endpoint::Endpoint;
 use crate::message::Hold;
-use crate::send::Sent;
-use crate::settings::TracesSettings;
+use crate::send::{SenderError, Sent, tls_config};
+use crate::settings::{EgressSettings, TracesSettings};
 use export::Exporter;
 
 /// Spans that wait to be sent; what is above is lost, and nothing waits for it.
@@ -53,27 +53,33 @@ pub(crate) struct AttemptSpan {
 
 impl Traces {
     /// Must be called within the runtime that is to send spans.
-    pub(crate) fn new(settings: &TracesSettings, tls: &rustls::ClientConfig) -> Self {
-        let recorder = settings.endpoint.as_ref().map(|endpoint| {
-            let processor = BatchSpanProcessor::builder(Exporter::new(endpoint.clone(), tls))
-                .with_batch_config(
-                    BatchConfigBuilder::default()
-                        .with_max_queue_size(SPANS_WAITING_MAX)
-                        .with_scheduled_delay(SEND_AFTER)
-                        .build(),
-                )
-                .build();
-            let provider = SdkTracerProvider::builder()
-                .with_span_processor(processor)
-                .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(
-                    settings.ratio,
-                ))))
-                .with_resource(resource())
-                .build();
-            let tracer = provider.tracer("postrider");
-            Recorder { provider, tracer }
-        });
-        Self { recorder }
+    ///
+    /// # Errors
+    /// `egress.ca_file` can't be used.
+    pub(crate) fn new(
+        settings: &TracesSettings,
+        egress: &EgressSettings,
+    ) -> Result<Self, SenderError> {
+        let Some(endpoint) = settings.endpoint.clone() else {
+            return Ok(Self { recorder: None });
+        };
+        let exporter = Exporter::new(endpoint, tls_config(egress)?);
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(SPANS_WAITING_MAX)
+            .with_scheduled_delay(SEND_AFTER)
+            .build();
+        let processor = BatchSpanProcessor::builder(exporter)
+            .with_batch_config(batches)
+            .build();
+        let by_ratio = Sampler::TraceIdRatioBased(settings.ratio);
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(processor)
+            .with_sampler(Sampler::ParentBased(Box::new(by_ratio)))
+            .with_resource(resource())
+            .build();
+        let tracer = provider.tracer("postrider");
+        let recorder = Some(Recorder { provider, tracer });
+        Ok(Self { recorder })
     }
 
     /// Begins the span of an event's message, if it is recorded: as its producer decided, or by `traces.ratio` where none

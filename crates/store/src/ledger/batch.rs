@@ -237,6 +237,8 @@ impl<'a> Open<'a> {
                 webhook_id: self.webhook_id.into(),
                 event_id: first.event_id.into(),
                 event_type: event_type.into(),
+                // Its events come of several.
+                trace: None,
             },
             payload: Payload {
                 id: Uuid::new_v4(),

@@ -36,12 +36,12 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
-    pub(super) fn new(endpoint: Uri, tls: &rustls::ClientConfig) -> Self {
+    pub(super) fn new(endpoint: Uri, tls: rustls::ClientConfig) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_connect_timeout(Some(SEND_LIMIT));
         let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls.clone())
+            .with_tls_config(tls)
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(http);
