@@ -4,6 +4,7 @@
 //! `corpus.rs` replays what is kept in `corpus/`; `main.rs` lets libFuzzer look for more (`make fuzz`).
 
 mod client;
+mod end_user;
 mod events;
 mod headers;
 mod json;
@@ -24,6 +25,7 @@ pub type Target = fn(&[u8]);
 /// Every target by its name, which is also that of its folder in `corpus/`.
 pub const TARGETS: [(&str, Target); 13] = [
     ("client", client::judge),
+    ("end_user", end_user::judge),
     ("events", events::judge),
     ("headers", headers::judge),
     ("keys", keys::judge),

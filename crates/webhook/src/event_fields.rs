@@ -183,11 +183,15 @@ impl<'a> Field<'a> {
 
     /// A number's text as received or a string's decoded value.
     pub(crate) fn match_key(&self) -> Option<String> {
-        let raw = self.raw?;
-        match raw.as_bytes().first() {
-            Some(b'-' | b'0'..=b'9') => Some(raw.to_owned()),
-            _ => decode_string(raw).map(Cow::into_owned),
-        }
+        self.raw.and_then(match_key).map(Cow::into_owned)
+    }
+}
+
+/// What a raw value is compared by: a number's text as received, a string's decoded value, nothing else.
+pub(crate) fn match_key(raw: &str) -> Option<Cow<'_, str>> {
+    match raw.as_bytes().first() {
+        Some(b'-' | b'0'..=b'9') => Some(Cow::Borrowed(raw)),
+        _ => decode_string(raw),
     }
 }
 
