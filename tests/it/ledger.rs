@@ -5,6 +5,7 @@ mod changes;
 mod claim;
 mod commit;
 mod dead;
+mod erase;
 mod fixture;
 mod log;
 mod lookup;

@@ -17,6 +17,7 @@ mod dead_letters;
 mod deploy;
 mod docs;
 mod duplicates;
+mod erase;
 mod faults;
 mod hostile;
 mod isolation;

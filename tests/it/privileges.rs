@@ -219,6 +219,19 @@ async fn with_the_rights_of_the_page_roles_of_postgres_migrate_work_and_make_par
     )
     .await;
     assert!(made.status.success(), "{}", made.stderr);
+    world
+        .sql
+        .batch_execute("UPDATE payloads SET data = '{\"endUserId\":\"u-1\"}'; UPDATE attempts SET response = 'a'")
+        .await
+        .unwrap();
+    let erase = ["erase", "--environment", "env-1", "--end-user", "u-1"];
+    let erased = Postrider::run(
+        &erase,
+        &world.environment(&[("POSTRIDER__POSTGRES__URL", &api)]),
+    )
+    .await;
+    let expected = "{\"cancelled\":0,\"payloads\":1,\"responses\":3}\n";
+    assert_eq!(erased.stdout, expected, "{}", erased.stderr);
     let session = tests::servers::connect(&api).await;
     for refused in [
         "DROP TABLE outbox",

@@ -110,7 +110,7 @@ impl Problem {
             StatusCode::GONE,
             "payload-gone",
             "Payload gone",
-            "the event's data is no longer kept (retention.payloads), so it can't be sent again",
+            "the event's data is no longer kept (retention.payloads) or was erased, so it can't be sent again",
         )
     }
 

@@ -44,6 +44,8 @@ pub(crate) enum Command {
     /// What was given up: listed, shown, sent again.
     #[command(subcommand)]
     DeadLetters(DeadLettersCommand),
+    /// Erase what is kept of one end user's events: payloads, response starts, and what still waits.
+    Erase(EraseArguments),
     /// Receive webhooks, verify their signatures, print them.
     Receive(ReceiveArguments),
     /// Show the whole path on real servers, in less than a minute.
@@ -217,6 +219,16 @@ pub(crate) struct CheckArguments {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct EraseArguments {
+    /// The tenant.
+    #[arg(long, value_name = "ENVIRONMENT", value_parser = environment)]
+    pub(crate) environment: String,
+    /// The end user, exactly as the events' endUserId has it.
+    #[arg(long, value_name = "END_USER_ID", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    pub(crate) end_user: String,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct ReceiveArguments {
     /// The subscription's secret, as it is or as whsec_…; again for more than one.
     #[arg(long, required = true, value_name = "SECRET")]
@@ -260,6 +272,7 @@ mod tests {
           secrets       Secrets at rest
           events        Events for RabbitMQ
           dead-letters  What was given up: listed, shown, sent again
+          erase         Erase what is kept of one end user's events: payloads, response starts, and what still waits
           receive       Receive webhooks, verify their signatures, print them
           demo          Show the whole path on real servers, in less than a minute
           help          Print this message or the help of the given subcommand(s)

@@ -8,6 +8,7 @@ mod config;
 mod credentials;
 mod dead_letters;
 mod demo;
+mod erase;
 mod events;
 mod migrate;
 mod open_files;
@@ -74,6 +75,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Secrets(SecretsCommand::Rekey) => secrets::rekey(&load()?).await,
         Command::Events(EventsCommand::Publish { file }) => events::publish(&load()?, &file).await,
         Command::DeadLetters(command) => dead_letters::run(&load()?, command).await,
+        Command::Erase(arguments) => erase::run(&load()?, &arguments).await,
         Command::Receive(arguments) => receive::run(&load()?, arguments).await,
         Command::Demo(arguments) => demo::run(load()?, arguments.keep).await,
     }

@@ -27,8 +27,8 @@ pub use credential::{Credential, Role};
 pub use error::{PostgresError, SettingsError, StoreError, Unavailable};
 pub use ledger::{
     Accepted, Attempt, AttemptView, BatchMade, Batches, ByHand, Claim, ClaimLimits, Claimed,
-    DeadDelivery, Deaths, Delivery, DeliveryView, LedgerGauges, LogCursor, LogPage, Payload,
-    Record, Redelivered, RedeliveryView, Step, Swept, Written,
+    DeadDelivery, Deaths, Delivery, DeliveryView, Erased, ErasureProgress, LedgerGauges, LogCursor,
+    LogPage, Payload, Record, Redelivered, RedeliveryView, Step, Swept, Written,
 };
 pub use listen::{Listener, Notice};
 pub use migrate::{SchemaState, migrations};

@@ -10,6 +10,7 @@ use store::{
 };
 use tests::servers::{Session, connect};
 use tests::stage::Stage;
+use tests::wait::wait_until;
 use uuid::Uuid;
 use webhook::{Method, Outcome, RequestId, Secret};
 
@@ -201,4 +202,26 @@ pub(super) async fn sweep_all(store: &Store) -> u32 {
             n => all += n,
         }
     }
+}
+
+/// Rows of the ledger's tables that a fresh store has fetched for some work, by scans of tables and of indexes.
+pub(super) async fn rows_read(f: &Fixture, work: impl AsyncFnOnce(Store)) -> i64 {
+    const OPEN: &str = "SELECT count(*) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'postrider'";
+    const READ: &str = "SELECT coalesce(sum(seq_tup_read) + sum(idx_tup_fetch), 0)::bigint FROM pg_stat_user_tables
+        WHERE relname ~ '^(deliveries|attempts|payloads)'";
+    f.sql
+        .batch_execute("SELECT pg_stat_force_next_flush()")
+        .await
+        .unwrap();
+    let (open, before) = (number(&f.sql, OPEN).await, number(&f.sql, READ).await);
+
+    work(store_at(&f.url, &[1])).await;
+
+    // A connection tells what it has read when it ends at the latest.
+    wait_until(MINUTE, "the end of its connections", async || {
+        (number(&f.sql, OPEN).await <= open).then_some(())
+    })
+    .await;
+    number(&f.sql, READ).await - before
 }

@@ -61,7 +61,7 @@ pub(super) async fn show(store: &Store, environment: &str, request_id: Uuid) -> 
         .delivery_payload(environment, RequestId(request_id))
         .await?;
     if data.is_none() {
-        eprintln!("postrider: its data is no longer kept (retention.payloads)");
+        eprintln!("postrider: its data is no longer kept (retention.payloads), or was erased");
     }
     let data = data.map(|data| String::from_utf8_lossy(&data).into_owned());
     output::line(&format!("{:#}", whole(environment, &view, data)))?;
@@ -91,7 +91,7 @@ pub(super) async fn replay(
             "nothing is sent for a subscription that is disabled or removed: PATCH its status to active first"
         ),
         Redelivered::PayloadGone => bail!(
-            "the data of {request_id} is no longer kept (retention.payloads): publish its event again"
+            "the data of {request_id} is no longer kept (retention.payloads) or was erased: publish its event again"
         ),
     }
     let status = view(store, environment, request_id).await?.status;

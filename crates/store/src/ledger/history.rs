@@ -84,7 +84,7 @@ const PAYLOAD: &str = "\
         UNION ALL SELECT p.data FROM deliveries d JOIN payloads p \
             ON p.environment_id = d.environment_id AND p.payload_id = d.payload_id AND p.settled_on = d.settled_on \
         WHERE d.environment_id = $1 AND d.request_id = $2) AS kept \
-    LIMIT 1";
+    WHERE octet_length(data) > 0 LIMIT 1";
 
 impl Store {
     /// One delivery of that environment, if the ledger knows it. By the id that an event would have alone, the batch that
@@ -153,7 +153,7 @@ impl Store {
         Ok(Some(view))
     }
 
-    /// The event's `data` of a delivery, byte for byte, as long as it is kept.
+    /// The event's `data` of a delivery, byte for byte, as long as it is kept and not erased.
     ///
     /// # Errors
     /// `Unavailable`.

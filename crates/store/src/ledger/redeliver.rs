@@ -19,10 +19,10 @@ const TRIES_MAX: u32 = 5;
 const WAITING: &str = "\
     SELECT webhook_id, status, lease_id IS NOT NULL AND due > now() FROM deliveries_waiting \
     WHERE environment_id = $1 AND request_id = $2 FOR UPDATE";
-/// What counts of history: delivered wins, else the last word.
+/// What counts of history: delivered wins, else the last word. A payload that was erased is an empty one.
 const SETTLED: &str = "\
     SELECT d.webhook_id, d.status = 'delivered', EXISTS (SELECT FROM payloads p WHERE p.environment_id = $1 \
-        AND p.payload_id = d.payload_id AND p.settled_on = d.settled_on) \
+        AND p.payload_id = d.payload_id AND p.settled_on = d.settled_on AND octet_length(p.data) > 0) \
     FROM deliveries d WHERE d.environment_id = $1 AND d.request_id = $2 \
     ORDER BY d.status = 'delivered' DESC, d.settled DESC LIMIT 1";
 /// In one look: between two of them it may have come back from history.
@@ -56,6 +56,7 @@ const REVIVE: &str = "\
         FROM unnest($2::uuid[]) AS u(request_id) \
             JOIN deliveries d ON d.environment_id = $1 AND d.request_id = u.request_id AND d.status <> 'delivered' \
             JOIN payloads p ON p.environment_id = $1 AND p.payload_id = d.payload_id AND p.settled_on = d.settled_on \
+                AND octet_length(p.data) > 0 \
         WHERE NOT EXISTS (SELECT FROM deliveries o \
             WHERE o.environment_id = $1 AND o.request_id = u.request_id AND o.status = 'delivered') \
         ORDER BY d.request_id, d.settled DESC), \
@@ -84,6 +85,7 @@ const RESEND: &str = "\
             WHERE a.environment_id = $1 AND a.request_id = d.request_id)) AS last \
         FROM deliveries d JOIN payloads p \
             ON p.environment_id = $1 AND p.payload_id = d.payload_id AND p.settled_on = d.settled_on \
+                AND octet_length(p.data) > 0 \
         WHERE d.environment_id = $1 AND d.request_id = $2 AND d.status = 'delivered' \
         ORDER BY d.settled DESC LIMIT 1), \
     begun AS (INSERT INTO deliveries_waiting (environment_id, request_id, webhook_id, event_id, event_type, status, \
@@ -107,7 +109,7 @@ pub enum Redelivered {
     Running,
     /// Its subscription is disabled or removed.
     SubscriptionEnded,
-    /// Its payload isn't kept any longer.
+    /// Its payload isn't kept any longer, or was erased.
     PayloadGone,
 }
 
