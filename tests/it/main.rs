@@ -35,6 +35,7 @@ mod privileges;
 mod request;
 mod retry;
 mod rolling;
+mod status_changes;
 mod stop;
 mod throughput;
 mod tls;
