@@ -6,7 +6,7 @@ use tests::receiver::Reply;
 use webhook::{DeliveryStatus, RequestId};
 
 use super::tenant::Tenant;
-use crate::world::{ENV, SOON, request_id};
+use crate::world::{ENV, SOON, World, request_id};
 
 pub(super) struct Case {
     pub(super) t: Tenant,
@@ -15,7 +15,10 @@ pub(super) struct Case {
 
 impl Case {
     pub(super) async fn new(test: &str, settings: &[(&str, &str)]) -> Self {
-        let t = Box::pin(Tenant::with(test, settings)).await;
+        Self::of(Box::pin(Tenant::with(test, settings)).await).await
+    }
+
+    async fn of(t: Tenant) -> Self {
         let url = t.world.receiver.url("/hook");
         let made = t
             .subscribe(json!({"types": ["card-published"], "url": url}))
@@ -203,19 +206,25 @@ async fn what_cannot_be_sent_again_is_refused_with_its_reason() {
     assert_eq!(c.refused("ev-2").await, (409, "conflict".into()));
 }
 
+/// So many dead ones of a subscription, each with payload and attempt.
+const DEAD: &str = "
+    WITH made AS (SELECT n, gen_random_uuid() AS id, (now() AT TIME ZONE 'UTC')::date AS day
+        FROM generate_series(1, $2::bigint) AS n),
+    kept AS (INSERT INTO payloads SELECT 'env-1', id, day, '{}' FROM made),
+    tried AS (INSERT INTO attempts SELECT 'env-1', id, 1, now(), 1, 'timeout', NULL, NULL, NULL, day FROM made)
+    INSERT INTO deliveries SELECT 'env-1', id, $1, 'ev-' || n, 'card-published', 'dead', 'too_old', 1, now(), now(),
+        id, day FROM made";
+
+/// Deliveries that stand twice in history.
+const TWICE: &str = "
+    SELECT count(*) FROM (SELECT FROM deliveries GROUP BY request_id HAVING count(*) > 1) AS twice";
+
 #[tokio::test]
 async fn a_span_of_dead_ones_is_sent_again_through_kills_of_worker_and_api() {
     const COUNT: i64 = 500;
     let timeout = ("POSTRIDER__DELIVERY__TIMEOUT", "1s");
     let mut c = Case::new("redeliver_span", &[timeout]).await;
-    let sql = "
-        WITH made AS (SELECT n, gen_random_uuid() AS id, (now() AT TIME ZONE 'UTC')::date AS day
-            FROM generate_series(1, $2::bigint) AS n),
-        kept AS (INSERT INTO payloads SELECT 'env-1', id, day, '{}' FROM made),
-        tried AS (INSERT INTO attempts SELECT 'env-1', id, 1, now(), 1, 'timeout', NULL, NULL, NULL, day FROM made)
-        INSERT INTO deliveries SELECT 'env-1', id, $1, 'ev-' || n, 'card-published', 'dead', 'too_old', 1, now(), now(),
-            id, day FROM made";
-    let rows = c.t.world.sql.execute(sql, &[&c.webhook_id, &COUNT]).await;
+    let rows = c.t.world.sql.execute(DEAD, &[&c.webhook_id, &COUNT]).await;
     assert_eq!(rows.unwrap(), COUNT as u64);
     let path = format!("/v1/env-1/webhook/{}/redeliver", c.webhook_id);
     let wrong =
@@ -246,12 +255,76 @@ async fn a_span_of_dead_ones_is_sent_again_through_kills_of_worker_and_api() {
     let shown = shown.json()["data"].clone();
     assert_eq!(shown["accepted"], json!(COUNT));
     assert_eq!(shown["redelivered"], json!(COUNT));
-    let twice = "SELECT count(*) FROM (SELECT FROM deliveries GROUP BY request_id HAVING count(*) > 1) AS twice";
-    assert_eq!(c.t.world.number(twice).await, 0);
+    assert_eq!(c.t.world.number(TWICE).await, 0);
     // Only what was under way in a kill has been sent twice.
     let requests = c.t.world.receiver.requests("/hook").len() as i64;
     assert!(requests >= COUNT);
     assert!(requests <= COUNT * 5 / 4, "{requests} requests");
+}
+
+#[tokio::test]
+async fn a_span_of_dead_ones_is_sent_again_while_api_and_workers_die_apart() {
+    const COUNT: i64 = 900;
+    let settings = [("POSTRIDER__DELIVERY__TIMEOUT", "1s")];
+    let t = Box::pin(Tenant::without_worker("redeliver_apart")).await;
+    let mut c = Case::of(t).await;
+    let rows = c.t.world.sql.execute(DEAD, &[&c.webhook_id, &COUNT]).await;
+    assert_eq!(rows.unwrap(), COUNT as u64);
+    let path = format!("/v1/env-1/webhook/{}/redeliver", c.webhook_id);
+    let accepted =
+        c.t.post(&c.t.workbench, &path, json!({"status": "dead"}))
+            .await;
+    assert_eq!(accepted.json(), json!({"data": {"accepted": COUNT}}));
+    let location = accepted.header("location").unwrap().to_owned();
+    let leased = async |world: &World| {
+        let sql = "SELECT request_id::text FROM deliveries_waiting WHERE lease_id IS NOT NULL";
+        let rows = world.sql.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
+    };
+
+    // Nobody has begun when the API dies, and a worker needs none.
+    c.t.serve.kill();
+    let mut worker = c.t.world.worker_with(&settings).await;
+    let mut neighbour = c.t.world.worker_with(&settings).await;
+    wait_delivered(&c, 1).await;
+    worker.kill();
+    let mut in_flight = leased(&c.t.world).await;
+    // The API comes back while a worker goes on, and dies again while none is there.
+    c.t.restart(&[]).await;
+    wait_delivered(&c, COUNT / 3).await;
+    neighbour.kill();
+    in_flight.extend(leased(&c.t.world).await);
+    let shown = c.t.send(&c.t.workbench, Method::GET, &location, "").await;
+    let shown = shown.json()["data"]["redelivered"].as_i64().unwrap();
+    assert!((1..COUNT).contains(&shown), "{shown} are back");
+    c.t.serve.kill();
+    let _worker = c.t.world.worker_with(&settings).await;
+    wait_delivered(&c, COUNT).await;
+    c.t.restart(&[]).await;
+
+    let shown = c.t.send(&c.t.workbench, Method::GET, &location, "").await;
+    let shown = shown.json()["data"].clone();
+    assert_eq!(
+        (&shown["accepted"], &shown["redelivered"]),
+        (&json!(COUNT), &json!(COUNT))
+    );
+    let world = &c.t.world;
+    assert_eq!(world.number(TWICE).await, 0);
+    assert_eq!(
+        world
+            .number("SELECT count(*) FROM deliveries_waiting")
+            .await,
+        0
+    );
+    // Only what was under way when a worker was killed has been sent twice.
+    let counts = world.receiver.counts_by_id("/hook");
+    assert_eq!(counts.len() as i64, COUNT);
+    for (id, count) in counts {
+        assert!(
+            count == 1 || in_flight.contains(&id),
+            "{id} came {count} times"
+        );
+    }
 }
 
 async fn wait_delivered(c: &Case, at_least: i64) {

@@ -1,4 +1,4 @@
-//! A running `serve` with tokens of each role, and how it is asked.
+//! A running `serve`, or `api`, with tokens of each role, and how it is asked.
 
 use hyper::Method;
 use serde_json::{Value, json};
@@ -11,10 +11,12 @@ use crate::world::{ENV, SOON, World};
 pub(super) const JSON: (&str, &str) = ("content-type", "application/json");
 pub(super) const TOKEN_KEYS: &str = r#"["AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="]"#;
 
-/// A running `serve`, and who may use it.
+/// A running API, and who may use it.
 pub(super) struct Tenant {
     pub(super) world: World,
+    /// `serve`, or `api` alone.
     pub(super) serve: Postrider,
+    command: &'static str,
     pub(super) base: String,
     pub(super) workbench: String,
     pub(super) events: String,
@@ -27,6 +29,15 @@ impl Tenant {
     }
 
     pub(super) async fn with(test: &str, settings: &[(&str, &str)]) -> Self {
+        Box::pin(Self::running("serve", test, settings)).await
+    }
+
+    /// The API in a process of its own; a worker is the test's to start.
+    pub(super) async fn without_worker(test: &str) -> Self {
+        Box::pin(Self::running("api", test, &[])).await
+    }
+
+    async fn running(command: &'static str, test: &str, settings: &[(&str, &str)]) -> Self {
         // Boxed: the futures inside it are deep.
         let world = Box::pin(World::new(test)).await;
         let listen = format!("127.0.0.1:{}", free_port());
@@ -35,13 +46,14 @@ impl Tenant {
             ("POSTRIDER__AUTH__TOKEN_KEYS", TOKEN_KEYS),
         ];
         all.extend(settings);
-        let mut serve = Postrider::start(&["serve"], &world.environment(&all));
+        let mut serve = Postrider::start(&[command], &world.environment(&all));
         serve.wait_ready(SOON).await;
         let base = format!("http://{listen}");
         let auth = Self::first_token(&world, &base, ENV, "auth").await;
         let mut tenant = Self {
             world,
             serve,
+            command,
             base,
             workbench: String::new(),
             events: String::new(),
@@ -52,7 +64,7 @@ impl Tenant {
         tenant
     }
 
-    /// `serve` once more at the same address, after it has ended, with these settings.
+    /// The same command once more at the same address, after it has ended, with these settings.
     pub(super) async fn restart(&mut self, settings: &[(&str, &str)]) {
         let listen = self.base.trim_start_matches("http://");
         let mut all = vec![
@@ -60,7 +72,7 @@ impl Tenant {
             ("POSTRIDER__AUTH__TOKEN_KEYS", TOKEN_KEYS),
         ];
         all.extend(settings);
-        self.serve = Postrider::start(&["serve"], &self.world.environment(&all));
+        self.serve = Postrider::start(&[self.command], &self.world.environment(&all));
         self.serve.wait_ready(SOON).await;
     }
 
