@@ -43,8 +43,8 @@ impl Store {
     }
 
     /// Drops the days of deliveries and attempts that ended longer ago than `retention_deliveries`, and those of payloads
-    /// after `retention_payloads`, except such as something in the outbox still needs. Returns how many it dropped; none
-    /// if another worker is at it.
+    /// after `retention_payloads`, except such as something in the outbox still needs. Returns how many it dropped, or none
+    /// if somebody else was dropping or making some: then something may be left.
     ///
     /// # Errors
     /// `Unavailable`, also where somebody reads the table in a transaction that lasts: the next call tries again.
@@ -52,15 +52,16 @@ impl Store {
         &self,
         retention_deliveries: Duration,
         retention_payloads: Duration,
-    ) -> Result<u32, StoreError> {
+    ) -> Result<Option<u32>, StoreError> {
         let client = self.checkout().await?;
-        let mut dropped = 0;
+        let mut dropped = Some(0);
         for table in TABLES {
             let retention = match table {
                 "payloads" => retention_payloads,
                 _ => retention_deliveries,
             };
-            dropped += limited(drop_days(&client, table, retention)).await?;
+            let of_table = limited(drop_days(&client, table, retention)).await?;
+            dropped = dropped.zip(of_table).map(|(sum, more)| sum + more);
         }
         client.done();
         Ok(dropped)
@@ -110,7 +111,11 @@ async fn ensure(client: &Checkout, days_ahead: u32) -> Result<u32, StoreError> {
     Ok(u32::try_from(rows.len()).unwrap_or(u32::MAX))
 }
 
-async fn drop_days(client: &Checkout, table: &str, retention: Duration) -> Result<u32, StoreError> {
+async fn drop_days(
+    client: &Checkout,
+    table: &str,
+    retention: Duration,
+) -> Result<Option<u32>, StoreError> {
     // The day's end, not its beginning, counts: what was settled in its last second is kept as long.
     const PAST: &str = "\
         SELECT c.relname::text \
@@ -129,7 +134,7 @@ async fn drop_days(client: &Checkout, table: &str, retention: Duration) -> Resul
     let turn = format!("SELECT pg_try_advisory_xact_lock({LOCK_KEY})");
     if !client.query_one(&turn, &[]).await?.get::<_, bool>(0) {
         client.batch_execute("ROLLBACK").await?;
-        return Ok(0);
+        return Ok(None);
     }
     let seconds = retention.as_secs_f64().min(1e9);
     let past = client.query(PAST, &[&table, &seconds]).await?;
@@ -138,7 +143,7 @@ async fn drop_days(client: &Checkout, table: &str, retention: Duration) -> Resul
         client.batch_execute(&format!("DROP TABLE {name}")).await?;
     }
     client.batch_execute("COMMIT").await?;
-    Ok(u32::try_from(past.len()).unwrap_or(u32::MAX))
+    Ok(Some(u32::try_from(past.len()).unwrap_or(u32::MAX)))
 }
 
 fn partition_name(table: &str, day: Date) -> String {

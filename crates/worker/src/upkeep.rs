@@ -27,6 +27,8 @@ const REDELIVER_EVERY: Duration = Duration::from_secs(1);
 const REDELIVERIES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 const GAUGES_EVERY: Duration = Duration::from_secs(2);
 const PARTITIONS_EVERY: Duration = Duration::from_secs(600);
+/// After that again, if somebody else was at it.
+const PARTITIONS_AGAIN: Duration = Duration::from_secs(2);
 const PARTITIONS_AHEAD_DAYS: u32 = 7;
 
 /// One per worker; the database's locks share the work out.
@@ -58,24 +60,29 @@ impl Upkeep {
         let mut ticks = every(PARTITIONS_EVERY);
         loop {
             ticks.tick().await;
-            if let Err(error) = self.partitions().await {
-                tracing::warn!(%error, "the ledger's partitions can't be seen to; trying again");
-                ticks.reset_after(SWEEP_EVERY * 10);
+            match self.partitions().await {
+                Ok(true) => {}
+                Ok(false) => ticks.reset_after(PARTITIONS_AGAIN),
+                Err(error) => {
+                    tracing::warn!(%error, "the ledger's partitions can't be seen to; trying again");
+                    ticks.reset_after(SWEEP_EVERY * 10);
+                }
             }
         }
     }
 
-    async fn partitions(&self) -> Result<(), StoreError> {
+    /// Whether all is done.
+    async fn partitions(&self) -> Result<bool, StoreError> {
         self.store.ensure_partitions(PARTITIONS_AHEAD_DAYS).await?;
         let dropped = self
             .store
             .drop_partitions(self.retention.deliveries, self.retention.payloads)
             .await?;
         self.store.forget_redeliveries(REDELIVERIES_KEPT).await?;
-        if dropped > 0 {
+        if let Some(dropped @ 1..) = dropped {
             tracing::info!(dropped, "dropped partitions past their retention");
         }
-        Ok(())
+        Ok(dropped.is_some())
     }
 
     async fn keep_swept(&self) {
