@@ -33,6 +33,7 @@ mod pause;
 mod poison;
 mod privileges;
 mod request;
+mod retention;
 mod retry;
 mod rolling;
 mod status_changes;
