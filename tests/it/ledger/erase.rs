@@ -362,18 +362,6 @@ async fn what_moves_meanwhile_is_not_missed() {
     assert_sound(&f.sql).await;
 }
 
-/// So many settled ones of theirs and as many of another, with payload and attempt, over three days.
-pub(super) const MANY: &str = "
-    WITH made AS (SELECT n, gen_random_uuid() AS id, now() - n % 3 * interval '1 day' AS at
-            FROM generate_series(1, $1::int4) AS n),
-    kept AS (INSERT INTO payloads SELECT 'env-1', id, (at AT TIME ZONE 'UTC')::date,
-            convert_to('{\"id\":\"ev-' || n || '\",\"endUserId\":\"u-' || n % 2 || '\",\"secret\":\"'
-                || CASE n % 2 WHEN 1 THEN 'hush' ELSE '' END || '\"}', 'UTF8') FROM made),
-    tried AS (INSERT INTO attempts SELECT 'env-1', id, 1, at, 1, 'delivered', 200, NULL,
-            CASE n % 2 WHEN 1 THEN 'hush' ELSE 'plain' END::bytea, (at AT TIME ZONE 'UTC')::date FROM made)
-    INSERT INTO deliveries SELECT 'env-1', id, 'hook-a', 'ev-' || n, 'card-published', 'delivered', NULL, 1, at, at, id,
-        (at AT TIME ZONE 'UTC')::date FROM made";
-
 #[tokio::test]
 async fn one_that_breaks_off_is_finished_by_the_next() {
     let f = fixture().await;
@@ -404,13 +392,6 @@ async fn one_that_breaks_off_is_finished_by_the_next() {
     assert_sound(&f.sql).await;
 }
 
-/// Yesterday and the day before, of all three tables.
-fn days_before() -> String {
-    ["deliveries", "attempts", "payloads"]
-        .map(|table| DAYS_BEFORE.replace("deliveries", table))
-        .join(";")
-}
-
 #[tokio::test]
 async fn of_many_environments_only_the_one_is_read() {
     let f = fixture().await;
@@ -425,10 +406,10 @@ async fn of_many_environments_only_the_one_is_read() {
     f.store.commit(&theirs).await.unwrap();
     f.sql.batch_execute("ANALYZE").await.unwrap();
 
-    let read = rows_read(&f, async |store| {
+    let fetched = fetched_by(&f, async |store| {
         assert_eq!(erase(&store).await, erased(2, 2, 1));
     })
     .await;
 
-    assert!(read < 100, "{read} rows for two payloads");
+    assert!(fetched.rows < 100, "{fetched:?} for two payloads");
 }

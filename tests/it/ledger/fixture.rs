@@ -26,6 +26,18 @@ pub(super) const DAYS_BEFORE: &str = "
         EXECUTE format('CREATE TABLE deliveries_%s PARTITION OF deliveries FOR VALUES FROM (%L) TO (%L)',
             to_char(d, 'YYYYMMDD'), d, d + 1); END LOOP; END $$";
 
+/// So many settled ones, with payload and attempt, over three days; every other one of the end user `u-1`.
+pub(super) const MANY: &str = "
+    WITH made AS (SELECT n, gen_random_uuid() AS id, now() - n % 3 * interval '1 day' AS at
+            FROM generate_series(1, $1::int4) AS n),
+    kept AS (INSERT INTO payloads SELECT 'env-1', id, (at AT TIME ZONE 'UTC')::date,
+            convert_to('{\"id\":\"ev-' || n || '\",\"endUserId\":\"u-' || n % 2 || '\",\"secret\":\"'
+                || CASE n % 2 WHEN 1 THEN 'hush' ELSE '' END || '\"}', 'UTF8') FROM made),
+    tried AS (INSERT INTO attempts SELECT 'env-1', id, 1, at, 1, 'delivered', 200, NULL,
+            CASE n % 2 WHEN 1 THEN 'hush' ELSE 'plain' END::bytea, (at AT TIME ZONE 'UTC')::date FROM made)
+    INSERT INTO deliveries SELECT 'env-1', id, 'hook-a', 'ev-' || n, 'card-published', 'delivered', NULL, 1, at, at, id,
+        (at AT TIME ZONE 'UTC')::date FROM made";
+
 pub(super) struct Fixture {
     pub(super) store: Store,
     pub(super) sql: Session,
@@ -190,6 +202,13 @@ pub(super) async fn assert_sound(sql: &Session) {
     }
 }
 
+/// Yesterday and the day before, of all three tables.
+pub(super) fn days_before() -> String {
+    ["deliveries", "attempts", "payloads"]
+        .map(|table| DAYS_BEFORE.replace("deliveries", table))
+        .join(";")
+}
+
 pub(super) async fn number(sql: &Session, query: &str) -> i64 {
     sql.query_one(query, &[]).await.unwrap().get(0)
 }
@@ -204,17 +223,39 @@ pub(super) async fn sweep_all(store: &Store) -> u32 {
     }
 }
 
-/// Rows of the ledger's tables that a fresh store has fetched for some work, by scans of tables and of indexes.
-pub(super) async fn rows_read(f: &Fixture, work: impl AsyncFnOnce(Store)) -> i64 {
+/// What was read of the ledger's tables and their indexes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Fetched {
+    /// Rows, by scans of tables and of indexes.
+    pub(super) rows: i64,
+    /// Blocks of 8 KiB, those that were in memory too: an index that is read whole costs blocks, not rows.
+    pub(super) blocks: i64,
+}
+
+impl Fetched {
+    async fn so_far(sql: &Session) -> Self {
+        const ROWS: &str = "SELECT coalesce(sum(seq_tup_read) + sum(idx_tup_fetch), 0)::bigint FROM pg_stat_user_tables
+            WHERE relname ~ '^(deliveries|attempts|payloads)'";
+        const BLOCKS: &str =
+            "SELECT coalesce(sum(heap_blks_read) + sum(heap_blks_hit) + sum(idx_blks_read)
+                + sum(idx_blks_hit), 0)::bigint
+            FROM pg_statio_user_tables WHERE relname ~ '^(deliveries|attempts|payloads)'";
+        Self {
+            rows: number(sql, ROWS).await,
+            blocks: number(sql, BLOCKS).await,
+        }
+    }
+}
+
+/// What a fresh store has read for some work.
+pub(super) async fn fetched_by(f: &Fixture, work: impl AsyncFnOnce(Store)) -> Fetched {
     const OPEN: &str = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'postrider'";
-    const READ: &str = "SELECT coalesce(sum(seq_tup_read) + sum(idx_tup_fetch), 0)::bigint FROM pg_stat_user_tables
-        WHERE relname ~ '^(deliveries|attempts|payloads)'";
     f.sql
         .batch_execute("SELECT pg_stat_force_next_flush()")
         .await
         .unwrap();
-    let (open, before) = (number(&f.sql, OPEN).await, number(&f.sql, READ).await);
+    let (open, before) = (number(&f.sql, OPEN).await, Fetched::so_far(&f.sql).await);
 
     work(store_at(&f.url, &[1])).await;
 
@@ -223,5 +264,9 @@ pub(super) async fn rows_read(f: &Fixture, work: impl AsyncFnOnce(Store)) -> i64
         (number(&f.sql, OPEN).await <= open).then_some(())
     })
     .await;
-    number(&f.sql, READ).await - before
+    let after = Fetched::so_far(&f.sql).await;
+    Fetched {
+        rows: after.rows - before.rows,
+        blocks: after.blocks - before.blocks,
+    }
 }

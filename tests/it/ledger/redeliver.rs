@@ -51,8 +51,9 @@ async fn claim(f: &Fixture) -> Vec<Claimed> {
 async fn dead(f: &Fixture, event_id: &str) {
     let step = Step::Dead(DeadReason::AttemptsExhausted);
     let given_up = record("hook-a", event_id, step);
-    let given_up = attempted(given_up, 2, Outcome::HttpStatus);
-    // Another one's success keeps the subscription from being paused.
+    let mut given_up = attempted(given_up, 2, Outcome::HttpStatus);
+    // Another one's success since then keeps the subscription from being paused, also where it dates from an earlier call.
+    given_up.attempt.as_mut().unwrap().ago = MINUTE;
     let other = delivered("hook-a", "ev-other");
     f.store.commit(&[given_up, other]).await.unwrap();
     f.sql
@@ -385,4 +386,48 @@ async fn the_version_before_writes_rows_that_this_one_reads() {
     assert_eq!((claimed[0].attempts, claimed[0].attempts_before), (3, 0));
     assert_eq!(claimed[0].by_hand, None);
     assert!(claimed[0].age > HOUR);
+}
+
+/// So many settled ones more, a quarter as many that wait; then one of each kind is sent again.
+async fn fetched_among(f: &Fixture, settled: i32) -> Fetched {
+    const WAITING: &str = "
+        WITH made AS (INSERT INTO deliveries_waiting (environment_id, request_id, webhook_id, event_id, event_type,
+                status, attempts, claims, created, due, payload_id, payload_bytes)
+            SELECT 'env-1', gen_random_uuid(), 'hook-a', 'w-' || n, 'card-published', 'scheduled', 1, 0, now(),
+                now() + interval '1 h', gen_random_uuid(), 2 FROM generate_series(1, $1::int4 / 4) AS n
+            RETURNING request_id, payload_id),
+        kept AS (INSERT INTO payloads_waiting SELECT 'env-1', payload_id, '{}' FROM made)
+        INSERT INTO attempts_waiting SELECT 'env-1', request_id, 1, now(), 1, 'timeout' FROM made";
+    for sql in [MANY, WAITING] {
+        f.sql.execute(sql, &[&settled]).await.unwrap();
+    }
+    let [died, went, waits] =
+        ["dead", "delivered", "waits"].map(|kind| format!("{kind}-{settled}"));
+    dead(f, &died).await;
+    let others = [delivered("hook-a", &went), failed("hook-a", &waits, HOUR)];
+    f.store.commit(&others).await.unwrap();
+    f.sql.batch_execute("VACUUM ANALYZE").await.unwrap();
+
+    fetched_by(f, async |store| {
+        for event_id in [died, went, waits] {
+            let redelivered = store.redeliver(ENV, id(&event_id)).await.unwrap();
+            assert_eq!(redelivered, Redelivered::Accepted, "{event_id}");
+        }
+        let unknown = store.redeliver(ENV, id("ev-unknown")).await;
+        assert!(matches!(unknown, Err(StoreError::NotFound)));
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_read_to_send_one_again_does_not_grow_with_the_ledger() {
+    let f = fixture().await;
+    f.sql.batch_execute(&days_before()).await.unwrap();
+
+    let few = fetched_among(&f, 10_000).await;
+    let many = fetched_among(&f, 100_000).await;
+
+    eprintln!("among 10,000: {few:?}; among 110,000: {many:?}");
+    assert!(many.rows < 100, "{many:?}");
+    assert!(many.blocks < few.blocks * 3 / 2, "{many:?} after {few:?}");
 }
