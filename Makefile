@@ -5,7 +5,7 @@ WITH_SERVERS = target/debug/with-servers
 
 SECONDS ?= 60
 
-.PHONY: help demo image test chaos isolation bench counts fuzz lint fmt deny clean
+.PHONY: help demo image test chaos isolation log bench counts fuzz lint fmt deny clean
 .DEFAULT_GOAL := help
 
 help: ## What there is
@@ -32,6 +32,12 @@ isolation: ## How long healthy endpoints wait beside bad ones, measured in one r
 	$(CARGO) build --locked --release --package postrider --package tests --bins
 	@POSTRIDER_TEST_ISOLATION=whole target/release/with-servers -- $(CARGO) test --locked --release --package tests \
 		--test it isolation -- --nocapture --test-threads 1
+
+log: ## How long the questions to the log take among ROWS=10000000 settled deliveries; some 8 GB of disk
+	@scripts/prepare-servers
+	$(CARGO) build --locked --package postrider --package tests --bins
+	@POSTRIDER_TEST_LOG_ROWS=$(or $(ROWS),10000000) target/debug/with-servers -- $(CARGO) test --locked --package tests \
+		--test it long_log -- --nocapture
 
 fuzz: ## What reads strangers' bytes, SECONDS=60 a target; TARGETS="url message"
 	@scripts/fuzz $(SECONDS) $(TARGETS)

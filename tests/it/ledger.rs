@@ -8,6 +8,7 @@ mod dead;
 mod erase;
 mod fixture;
 mod log;
+mod log_measured;
 mod lookup;
 mod pause;
 mod redeliver;
