@@ -23,7 +23,7 @@ mod url;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also that of its folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("client", client::judge),
     ("end_user", end_user::judge),
     ("events", events::judge),

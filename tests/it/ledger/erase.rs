@@ -413,3 +413,77 @@ async fn of_many_environments_only_the_one_is_read() {
 
     assert!(fetched.rows < 100, "{fetched:?} for two payloads");
 }
+
+/// A subscription that gets lists of three at most.
+async fn batched(f: &Fixture, webhook_id: &str) {
+    let mut new = subscription(webhook_id);
+    new.batch = Some(webhook::Batch {
+        events_max: 3,
+        wait_max: None,
+        bytes_max: None,
+    });
+    f.store.create(new).await.unwrap();
+}
+
+fn joining(end_user: &str, webhook_id: &str, event_id: &str) -> Record {
+    let within = Duration::from_secs(1);
+    let mut record = of(
+        end_user,
+        record(webhook_id, event_id, Step::Join { within }),
+    );
+    record.payload = record.payload.for_batches();
+    record
+}
+
+#[tokio::test]
+async fn an_event_that_is_to_go_in_a_batch_goes_for_good() {
+    let f = fixture().await;
+    batched(&f, "hook-c").await;
+    let records = [
+        joining(THEIRS, "hook-c", "ev-1"),
+        joining("u-2", "hook-c", "ev-2"),
+    ];
+    f.store.commit(&records).await.unwrap();
+
+    assert_eq!(erase(&f.store).await, erased(1, 0, 1));
+
+    assert_eq!(number(&f.sql, LEFT).await, 0);
+    assert_sound(&f.sql).await;
+    let rest = [
+        joining("u-2", "hook-c", "ev-3"),
+        joining("u-2", "hook-c", "ev-4"),
+    ];
+    f.store.commit(&rest).await.unwrap();
+    assert_eq!(f.store.make_batches().await.unwrap().made.len(), 1);
+    let batch = claim(&f).await.remove(0);
+    let events: Vec<serde_json::Value> = serde_json::from_slice(&batch.payload.data).unwrap();
+    assert!(events.iter().all(|event| event["endUserId"] == "u-2"));
+    assert_eq!(events.len(), 3);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_put_together_meanwhile_is_found() {
+    const EVENTS: usize = 90;
+    let f = fixture().await;
+    batched(&f, "hook-c").await;
+    for round in 0..4 {
+        let records: Vec<Record> = (0..EVENTS)
+            .map(|event| joining(THEIRS, "hook-c", &format!("ev-{round}-{event}")))
+            .collect();
+        f.store.commit(&records).await.unwrap();
+        let store = f.store.clone();
+        let mut making = JoinSet::new();
+        making.spawn(async move { while !store.make_batches().await.unwrap().made.is_empty() {} });
+
+        let done = erase(&f.store).await;
+
+        making.join_all().await;
+        assert!(done.payloads > 0 && !done.more_came, "{done:?}");
+        assert_eq!(number(&f.sql, LEFT).await, 0);
+        assert_sound(&f.sql).await;
+    }
+    assert_eq!(
+        number(&f.sql, "SELECT count(*) FROM batch_members_waiting").await,
+        0
+    );
+}

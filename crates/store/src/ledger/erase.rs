@@ -1,8 +1,8 @@
 //! Erases what is kept of one end user's events: payloads, response starts, and what still waits. The ledger doesn't hold
 //! whose an event is, so every payload of the environment is read, in portions by key, and judged by `webhook`.
 //!
-//! The order makes a look complete, whatever else goes on. What waits is read before history, since that is the way that
-//! payloads go; the way back, a redelivery, needs a payload of history, and an emptied one is none. A payload is emptied
+//! The order makes a look complete, whatever else goes on. What is to be put into batches is read before what waits, and
+//! that before history, since that is the way that payloads go; the way back, a redelivery, needs a payload of history, and an emptied one is none. A payload is emptied
 //! before the responses to its deliveries are, and stays as an empty row: so an erasure that was broken off is found, and
 //! finished, by the next one.
 
@@ -42,6 +42,9 @@ const PORTION: &str = "\
         WINDOW in_order AS (ORDER BY payload_id ROWS UNBOUNDED PRECEDING)) AS portion \
     WHERE nth = 1 OR bytes <= $4 ORDER BY payload_id";
 const WAITING: &str = "payloads_waiting WHERE environment_id = $1";
+const BATCHED: &str = "\
+    payloads_waiting p WHERE environment_id = $1 AND EXISTS (SELECT FROM batch_members_waiting m \
+        WHERE m.environment_id = p.environment_id AND m.payload_id = p.payload_id)";
 const HISTORY: &str = "payloads WHERE environment_id = $1 AND settled_on = $5";
 const DAYS: &str = "\
     SELECT to_date(right(c.relname, 8), 'YYYYMMDD') \
@@ -67,7 +70,7 @@ pub struct Erased {
     pub payloads: u64,
     /// Starts of responses.
     pub responses: u64,
-    /// Deliveries that waited.
+    /// Deliveries that waited, and events that were to be put into batches.
     pub cancelled: u64,
     /// Events of that end user kept coming: what was there when it began is erased, and some of what came after.
     pub more_came: bool,
@@ -85,6 +88,8 @@ pub struct ErasureProgress {
 /// Which payloads.
 #[derive(Clone, Copy)]
 enum Place {
+    /// Of events that are to be put into batches.
+    Batched,
     Waiting,
     History(Date),
 }
@@ -152,7 +157,10 @@ impl<P: FnMut(ErasureProgress)> Erasure<'_, P> {
     async fn look(&mut self) -> Result<bool, StoreError> {
         let days = self.days().await?;
         let history = days.iter().copied().map(Place::History);
-        let places: Vec<Place> = std::iter::once(Place::Waiting).chain(history).collect();
+        let places: Vec<Place> = [Place::Batched, Place::Waiting]
+            .into_iter()
+            .chain(history)
+            .collect();
         let mut any = false;
         for (at, place) in places.iter().enumerate() {
             let mut after = Uuid::nil();
@@ -251,6 +259,7 @@ impl<P: FnMut(ErasureProgress)> Erasure<'_, P> {
         let client = self.store.checkout().await?;
         let rows = limited(async {
             let (from, day) = match &place {
+                Place::Batched => (BATCHED, None),
                 Place::Waiting => (WAITING, None),
                 Place::History(day) => (HISTORY, Some(day)),
             };

@@ -1,5 +1,6 @@
 //! Empties payloads for good, wherever they stand, and cancels what waits for them: one transaction. An emptied payload is
-//! an empty row, which nothing brings back: what is moved or written beside it gives way to it.
+//! an empty row, which nothing brings back: what is moved or written beside it gives way to it. An event that is to be put
+//! into a batch is no delivery yet: it goes with its payload.
 
 use uuid::Uuid;
 
@@ -22,6 +23,11 @@ const WAITING: &str = "\
 const RESPONSES: &str = "\
     UPDATE attempts_waiting SET response = NULL \
     WHERE environment_id = $1 AND request_id = ANY($2) AND response IS NOT NULL";
+/// One that is being put into a batch just now is waited for; its batch is met later.
+const REMOVE_MEMBERS: &str = "\
+    DELETE FROM batch_members_waiting WHERE environment_id = $1 AND payload_id = ANY($2) RETURNING payload_id";
+const REMOVE_PAYLOADS: &str = "\
+    DELETE FROM payloads_waiting WHERE environment_id = $1 AND payload_id = ANY($2)";
 const EMPTY_WAITING: &str = "\
     UPDATE payloads_waiting SET data = '' \
     WHERE environment_id = $1 AND payload_id = ANY($2) AND octet_length(data) > 0 RETURNING payload_id";
@@ -37,7 +43,7 @@ pub(crate) struct Emptied {
     pub(crate) payloads: u64,
     /// Starts of responses that were erased: of what waited.
     pub(crate) responses: u64,
-    /// Deliveries that waited for them.
+    /// Deliveries that waited for them, and events that were to be put into batches.
     pub(crate) cancelled: u64,
     /// Left as they were, since an attempt is under way with them.
     pub(crate) running: Vec<Uuid>,
@@ -91,8 +97,10 @@ async fn empty(
     environment_id: &str,
     payload_ids: &[Uuid],
 ) -> Result<Emptied, StoreError> {
-    let (waiting, responses, empty_waiting, empty_settled) = (
+    let (waiting, remove_members, remove_payloads, responses, empty_waiting, empty_settled) = (
         client.prepared(WAITING).await?,
+        client.prepared(REMOVE_MEMBERS).await?,
+        client.prepared(REMOVE_PAYLOADS).await?,
         client.prepared(RESPONSES).await?,
         client.prepared(EMPTY_WAITING).await?,
         client.prepared(EMPTY_SETTLED).await?,
@@ -125,6 +133,14 @@ async fn empty(
     let is_free = |id: &Uuid| emptied.running.binary_search(id).is_err();
     let free: Vec<Uuid> = payload_ids.iter().copied().filter(is_free).collect();
 
+    let members = client
+        .query(&remove_members, &[&environment_id, &free])
+        .await?;
+    let members: Vec<Uuid> = members.iter().map(|row| row.get(0)).collect();
+    client
+        .execute(&remove_payloads, &[&environment_id, &members])
+        .await?;
+
     let request_ids: Vec<Uuid> = idle.iter().map(|row| row.settling.request_id).collect();
     emptied.responses = client
         .execute(&responses, &[&environment_id, &request_ids])
@@ -136,7 +152,8 @@ async fn empty(
     let kept = client
         .query(&empty_settled, &[&environment_id, &free])
         .await?;
-    let mut ids: Vec<Uuid> = waited.iter().chain(&kept).map(|row| row.get(0)).collect();
+    let emptied_ids = waited.iter().chain(&kept).map(|row| row.get(0));
+    let mut ids: Vec<Uuid> = emptied_ids.chain(members.iter().copied()).collect();
     ids.sort_unstable();
     ids.dedup();
     emptied.payloads = ids.len() as u64;
@@ -154,7 +171,7 @@ async fn empty(
         .copied()
         .filter(|row| is_free(&row.payload_id))
         .collect();
-    emptied.cancelled = cancelled.len() as u64;
+    emptied.cancelled = (cancelled.len() + members.len()) as u64;
     let mut pipeline = Pipeline::default();
     settle::drop_rows(&mut pipeline, client, &dropped).await?;
     settle::move_rows(&mut pipeline, client, &cancelled).await?;
