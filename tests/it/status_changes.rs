@@ -281,7 +281,7 @@ fn no_attempt_began_while_it_was_not_active(changing: &[Changing], seen: &[Seen]
 
 #[tokio::test]
 async fn a_worker_killed_while_it_releases_thousands_loses_none_and_repeats_what_was_in_flight() {
-    const HELD: usize = 3000;
+    const HELD: usize = 6000;
     let world = World::counting("killed_resume").await;
     let webhook_id = world.subscribe("/hook").await;
     let settings = [("POSTRIDER__DELIVERY__TIMEOUT", "1s")];
@@ -306,7 +306,8 @@ async fn a_worker_killed_while_it_releases_thousands_loses_none_and_repeats_what
     assert_eq!(world.receiver.count("/hook"), 0);
 
     set_status(Status::Active).await;
-    world.receiver.wait_for_count(50, "/hook", SOON).await;
+    // At the very first one: most are still held, whatever the machine is busy with.
+    world.receiver.wait_for_count(1, "/hook", SOON).await;
     worker.kill();
 
     let left = world.number(held).await;
