@@ -230,7 +230,7 @@ async fn hundreds_that_hang_harm_nobody() {
 
 /// Rows that are due, of that subscription, as if they had failed once; not in one transaction, for an ANALYZE within it
 /// would take the table for empty.
-async fn backlog(world: &World, webhook_id: &str, rows: usize) {
+pub(crate) async fn backlog(world: &World, webhook_id: &str, rows: usize) {
     const PORTION: usize = 10_000;
     let insert = format!(
         "WITH made AS (INSERT INTO deliveries_waiting (environment_id, request_id, webhook_id, event_id, event_type,

@@ -16,4 +16,5 @@ mod redelivery;
 mod schema;
 mod subscriptions;
 mod sweep;
+mod turns;
 mod unavailable;

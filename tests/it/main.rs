@@ -32,6 +32,7 @@ mod others;
 mod pause;
 mod poison;
 mod privileges;
+mod rate_limit;
 mod request;
 mod retention;
 mod retry;

@@ -213,6 +213,9 @@ impl Claimer {
                 &delivery.webhook_id,
                 endpoint.as_ref(),
             );
+            if let Some(per_second) = endpoint.as_ref().and_then(|endpoint| endpoint.rate_limit) {
+                deliverer.lanes.had_turn(&delivery.webhook_id, per_second);
+            }
             let alone = if claimed.suspect {
                 suspect.take()
             } else {
@@ -227,12 +230,14 @@ impl Claimer {
                 drop((alone, room));
             });
         }
-        let next = claim.next_due_in.unwrap_or(IDLE_PAUSE).min(IDLE_PAUSE);
-        Ok(if found > 0 {
-            next.max(CLAIM_PAUSE)
-        } else {
-            next.max(BUSY_PAUSE)
-        })
+        let least = if found > 0 { CLAIM_PAUSE } else { BUSY_PAUSE };
+        let next_due = claim.next_due_in.map(|wait| wait.max(least));
+        let next_turn = slots.turn_at.map(|at| {
+            at.saturating_duration_since(Instant::now())
+                .max(CLAIM_PAUSE)
+        });
+        let next = next_due.into_iter().chain(next_turn).min();
+        Ok(next.unwrap_or(IDLE_PAUSE).min(IDLE_PAUSE))
     }
 
     /// The endpoints of what was claimed; one that can't be had now is left out, and its deliveries are handed back.

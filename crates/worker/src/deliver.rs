@@ -62,8 +62,8 @@ struct Turn {
 }
 
 impl Deliverer {
-    /// The first attempt, straight from the message; or, if its lane is full or slow, a row in the ledger that is due; or
-    /// an event there that is to be put into a batch.
+    /// The first attempt, straight from the message; or, if its lane is full or slow or its rate limited, a row in the
+    /// ledger that is due; or an event there that is to be put into a batch.
     pub(crate) async fn deliver_fresh(
         self: Arc<Self>,
         endpoint: Arc<Endpoint>,
@@ -99,6 +99,9 @@ impl Deliverer {
                 let after = UNREADABLE_WAIT;
                 return self.record(turn, Step::Schedule { after }, flight).await;
             }
+        }
+        if endpoint.rate_limit.is_some() {
+            return self.record(turn, LOOK_NOW, flight).await;
         }
         let Some(place) = self.lanes.enter_fresh(&endpoint).await else {
             return self.record(turn, LOOK_NOW, flight).await;
@@ -176,8 +179,8 @@ impl Deliverer {
         };
         // An open gate is passed even after that.
         if opens && Instant::now() <= covered_until {
-            if turn.attempt == 1 {
-                // Spilled: it was consumed when it was made.
+            if turn.attempt == 1 && endpoint.rate_limit.is_none() {
+                // Spilled: it was consumed when it was made. What waits for its turn is late by its owner's wish.
                 self.metrics.first_attempt_lag(turn.created.elapsed());
             }
             self.attempt(&endpoint, turn, place, flight).await;

@@ -1,5 +1,6 @@
 //! A subscription made ready to be sent to: URL, headers and signing keys prepared once per load, not per delivery.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,6 +23,9 @@ pub(crate) struct Endpoint {
     pub(crate) keys: Vec<SigningKey>,
     /// Where set, its events go in lists.
     pub(crate) batch: Option<Batch>,
+    /// Attempts that may begin per second, of all workers together: its deliveries go to the ledger first, and the claim
+    /// gives them out.
+    pub(crate) rate_limit: Option<NonZeroU32>,
     status_changed: OffsetDateTime,
     /// It delivered quickly, lately.
     proven: AtomicBool,
@@ -64,6 +68,7 @@ impl Endpoint {
             headers: subscription.headers.iter().filter_map(header).collect(),
             keys: subscription.secrets.iter().map(SigningKey::from).collect(),
             batch: subscription.batch,
+            rate_limit: subscription.rate_limit,
             status_changed: loaded.status_changed,
             proven: AtomicBool::new(false),
         }

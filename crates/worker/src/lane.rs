@@ -6,6 +6,8 @@
 //! long, and all doubtful ones together hold at most half of `delivery.in_flight_max`.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,12 @@ const PLACE_WAIT: Duration = Duration::from_millis(200);
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// So long after the last claim of its rows a subscription counts as having due rows.
 const DUE_REMEMBERED: Duration = Duration::from_secs(1);
+/// How long a worker that claimed of a rate-limited subscription leaves its next turn to the others: longer than a claim
+/// takes them, by chance so that no two go in step for ever, and less than the 100 ms for which a turn keeps.
+const NEXT_TURN_LEFT: Range<f64> = 0.02..0.04;
+/// A rate-limited subscription is remembered for so long after a claim, proven as it is: it has no attempt most of the
+/// time, and what isn't known gets few places.
+const TURN_REMEMBERED: Duration = Duration::from_secs(2);
 /// A claim finds at most so many subscriptions that have no lane; they share what doubtful attempts may take.
 const UNKNOWN_MAX: usize = 128;
 
@@ -61,6 +69,8 @@ struct Lane {
     closed_until: Option<Instant>,
     /// When rows of it were last claimed.
     due: Option<Instant>,
+    /// Until then other workers may claim of it: this one had a turn. Its rate is limited.
+    turn_at: Option<Instant>,
     /// The last claim left its rows out, since it had no free place.
     full_for_claim: bool,
     /// Told when a place comes free.
@@ -83,6 +93,8 @@ pub(crate) struct Slots {
     pub(crate) unknown: u32,
     /// Subscriptions whose circuit is open.
     pub(crate) circuits_open: u64,
+    /// When the first of those that are left to other workers is this one's to claim again.
+    pub(crate) turn_at: Option<Instant>,
 }
 
 impl Lanes {
@@ -171,7 +183,8 @@ impl Lanes {
         }
     }
 
-    /// Something of this environment's subscriptions changed: an open circuit may have to be closed.
+    /// Something of this environment's subscriptions changed: an open circuit may have to be closed, and a rate limit be
+    /// another one.
     pub(crate) fn changed(&self, environment_id: &str) {
         self.look_anew(|lane| lane.environment_id.as_deref() == Some(environment_id));
     }
@@ -184,7 +197,11 @@ impl Lanes {
     fn look_anew(&self, concerned: impl Fn(&Lane) -> bool) {
         let mut told = false;
         for lane in self.lock().lanes.values_mut() {
-            if lane.circuit.is_open() && concerned(lane) {
+            if !concerned(lane) {
+                continue;
+            }
+            told |= lane.turn_at.take().is_some();
+            if lane.circuit.is_open() {
                 lane.changed = true;
                 told = true;
             }
@@ -201,6 +218,14 @@ impl Lanes {
         }
     }
 
+    /// This worker has claimed of a rate-limited subscription: the next turn is the others'.
+    pub(crate) fn had_turn(&self, webhook_id: &Arc<str>, per_second: NonZeroU32) {
+        let left = rand::random_range(NEXT_TURN_LEFT) + 1.0 / f64::from(per_second.get());
+        if let Some(lane) = self.lock().lanes.get_mut(webhook_id) {
+            lane.turn_at = Some(Instant::now() + Duration::from_secs_f64(left));
+        }
+    }
+
     /// Free places for the claim. Of a lane that has none the claim is told as soon as half of it is free.
     pub(crate) fn slots(&self) -> Slots {
         let now = Instant::now();
@@ -213,6 +238,8 @@ impl Lanes {
         let mut left = free;
         let open = inner.lanes.values().filter(|lane| lane.circuit.is_open());
         let circuits_open = open.count() as u64;
+        let turns = inner.lanes.values().filter_map(|lane| lane.turn_at);
+        let turn_at = turns.filter(|at| now < *at).min();
         let mut lanes: Vec<_> = inner.lanes.iter_mut().collect();
         if !lanes.is_empty() {
             let first = rand::random_range(0..lanes.len());
@@ -226,7 +253,11 @@ impl Lanes {
                     free = free.min(share).min(left);
                     left -= free;
                 }
-                lane.full_for_claim = free == 0;
+                if lane.turn_at.is_some_and(|at| now < at) {
+                    free = 0;
+                } else {
+                    lane.full_for_claim = free == 0;
+                }
                 let environment_id = lane.environment_id.clone()?;
                 let free = u32::try_from(free).unwrap_or(u32::MAX);
                 Some((environment_id, Arc::clone(webhook_id), free))
@@ -237,6 +268,7 @@ impl Lanes {
             known,
             unknown: u32::try_from(unknown).unwrap_or(u32::MAX),
             circuits_open,
+            turn_at,
         }
     }
 
@@ -326,6 +358,9 @@ impl Lane {
             || self
                 .slow
                 .is_some_and(|at| now.duration_since(at) < REMEMBERED)
+            || self
+                .turn_at
+                .is_some_and(|at| now.saturating_duration_since(at) < TURN_REMEMBERED)
             || self.circuit.is_remarkable(REMEMBERED, now)
             || Arc::strong_count(&self.left) > 1
     }

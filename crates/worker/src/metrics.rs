@@ -93,6 +93,7 @@ pub(crate) struct Metrics {
     in_flight: Gauge,
     due: Gauge,
     held: Gauge,
+    rate_limited: Gauge,
     oldest_due: Gauge,
     commit_duration: Histogram,
     commit_rows: Histogram,
@@ -129,6 +130,7 @@ impl Metrics {
             in_flight: gauge!("postrider_attempts_in_flight"),
             due: gauge!("postrider_ledger_due"),
             held: gauge!("postrider_ledger_held"),
+            rate_limited: gauge!("postrider_ledger_rate_limited"),
             oldest_due: gauge!("postrider_ledger_oldest_due_seconds"),
             commit_duration: histogram!("postrider_ledger_commit_duration_seconds"),
             commit_rows: histogram!("postrider_ledger_commit_rows"),
@@ -149,6 +151,7 @@ impl Metrics {
             &self.in_flight,
             &self.due,
             &self.held,
+            &self.rate_limited,
             &self.oldest_due,
             &self.partitions_ahead,
             &self.outbox,
@@ -252,6 +255,7 @@ impl Metrics {
 
     pub(crate) fn ledger(&self, gauges: &store::LedgerGauges) {
         self.due.set(float(gauges.due));
+        self.rate_limited.set(float(gauges.rate_limited));
         self.held.set(float(gauges.held));
         self.oldest_due.set(gauges.oldest_due_seconds);
         self.partitions_ahead

@@ -25,6 +25,8 @@ const SWEEP_ROWS: u32 = 500;
 const REDELIVER_EVERY: Duration = Duration::from_secs(1);
 /// Redeliveries that ended can be read for so long.
 const REDELIVERIES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How far a rate-limited subscription has come is forgotten when it has had no turn for so long.
+const PACES_KEPT: Duration = Duration::from_secs(600);
 const GAUGES_EVERY: Duration = Duration::from_secs(2);
 const PARTITIONS_EVERY: Duration = Duration::from_secs(600);
 /// After that again, if somebody else was at it.
@@ -79,6 +81,7 @@ impl Upkeep {
             .drop_partitions(self.retention.deliveries, self.retention.payloads)
             .await?;
         self.store.forget_redeliveries(REDELIVERIES_KEPT).await?;
+        self.store.forget_paces(PACES_KEPT).await?;
         if let Some(dropped @ 1..) = dropped {
             tracing::info!(dropped, "dropped partitions past their retention");
         }

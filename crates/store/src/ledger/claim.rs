@@ -7,6 +7,10 @@
 //!
 //! A claim reads the heads that are due, then the first rows of each by index, then sets these heads anew; a head that
 //! was served goes behind those that weren't. Nothing here depends on a backlog's length.
+//!
+//! Of a rate-limited subscription at most the turns are taken that have come up by now (`turns` has the arithmetic). They
+//! are read and moved on under the lock of its head, in statements that begin after it was taken, so no two claims take
+//! the same turn; and the head comes back when the next one does.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,14 +44,23 @@ const HEADS: &str = "\
         (SELECT u.environment_id, u.webhook_id FROM unnest($1::text[], $2::text[]) AS u(environment_id, webhook_id)) \
     ORDER BY h.next_due LIMIT $3 FOR UPDATE OF h SKIP LOCKED";
 
-/// The first due rows of each head by index, and a suspect if one may be taken, cut fairly: all first ones before any
-/// second one. Whether history has them as delivered is looked for only in days in which that can have been.
+/// The first due rows of each head by index, as many as it has free places and turns, and a suspect if one may be taken,
+/// cut fairly: all first ones before any second one. A turn that nobody took keeps for 100 ms, which is how late a claim
+/// may come without slowing a subscription down. Whether history has them as delivered is looked for only in days in
+/// which that can have been.
 const LEASE: &str = "\
-    WITH found AS (SELECT d.environment_id, d.request_id, d.payload_bytes, d.due, d.suspect, d.rank \
+    WITH heads AS (SELECT h.environment_id, h.webhook_id, s.rate_per_second_max AS per_second, t.turn, \
+            CASE WHEN s.rate_per_second_max IS NULL THEN h.free ELSE GREATEST(0, LEAST(h.free, \
+                floor(extract(epoch FROM now() - t.turn) * s.rate_per_second_max) + 1))::int4 END AS free \
         FROM unnest($1::text[], $2::text[], $3::int4[]) AS h(environment_id, webhook_id, free) \
         JOIN subscriptions s ON s.environment_id = h.environment_id AND s.webhook_id = h.webhook_id \
             AND s.status = 'active' \
-        CROSS JOIN LATERAL (SELECT l.*, row_number() OVER (ORDER BY l.due) AS rank FROM ( \
+        LEFT JOIN subscription_pace p ON p.environment_id = h.environment_id AND p.webhook_id = h.webhook_id \
+            AND p.per_second = s.rate_per_second_max \
+        CROSS JOIN LATERAL (SELECT GREATEST(p.next_turn, now() - interval '100 ms') AS turn) AS t), \
+    found AS (SELECT d.environment_id, d.request_id, d.payload_bytes, d.due, d.suspect, d.rank, h.webhook_id, \
+            h.per_second, h.turn \
+        FROM heads h CROSS JOIN LATERAL (SELECT l.*, row_number() OVER (ORDER BY l.due) AS rank FROM ( \
             SELECT * FROM (SELECT w.environment_id, w.request_id, w.payload_bytes, w.due, 0 AS suspect \
                 FROM deliveries_waiting w \
                 WHERE w.environment_id = h.environment_id AND w.webhook_id = h.webhook_id \
@@ -59,11 +72,16 @@ const LEASE: &str = "\
                     AND w.status = 'scheduled' AND w.due <= now() AND w.claims >= 2 \
                 ORDER BY w.due LIMIT CASE WHEN $8 AND h.free > 0 THEN 1 ELSE 0 END FOR UPDATE SKIP LOCKED) AS suspects \
             ORDER BY due LIMIT h.free) AS l) AS d), \
-    ranked AS (SELECT environment_id, request_id, suspect, count(*) OVER fairly AS nth, \
+    ranked AS (SELECT environment_id, request_id, webhook_id, per_second, turn, suspect, count(*) OVER fairly AS nth, \
             sum(payload_bytes) OVER fairly AS bytes, sum(suspect) OVER fairly AS suspects \
         FROM found WINDOW fairly AS (ORDER BY rank, due, request_id ROWS UNBOUNDED PRECEDING)), \
-    chosen AS (SELECT environment_id, request_id, nth FROM ranked \
+    chosen AS (SELECT environment_id, request_id, webhook_id, per_second, turn, nth FROM ranked \
         WHERE nth <= $4 AND (bytes <= $5 OR nth = 1) AND (suspect = 0 OR suspects = 1)), \
+    paced AS (INSERT INTO subscription_pace (environment_id, webhook_id, per_second, next_turn) \
+        SELECT environment_id, webhook_id, per_second, turn + make_interval(secs => count(*)::float8 / per_second) \
+        FROM chosen WHERE per_second IS NOT NULL GROUP BY environment_id, webhook_id, per_second, turn \
+        ON CONFLICT (environment_id, webhook_id) DO UPDATE \
+        SET per_second = EXCLUDED.per_second, next_turn = EXCLUDED.next_turn), \
     leased AS (UPDATE deliveries_waiting w \
         SET lease_id = $6, due = now() + make_interval(secs => $7), claims = w.claims + 1 \
         FROM chosen c WHERE w.environment_id = c.environment_id AND w.request_id = c.request_id \
@@ -79,20 +97,26 @@ const LEASE: &str = "\
     ORDER BY l.nth";
 
 /// Served heads anew; suspects that had to wait, and those without a free place, are looked at again in a moment; those
+/// of which no turn is left, when it comes up, but not for each one of thousands a second; those
 /// of subscriptions that aren't active are the sweep's to see to, and come back in case that
 /// changed while this was read.
 const SET_HEADS: &str = "\
     UPDATE subscription_due h SET next_due = CASE WHEN NOT n.active THEN now() + '5 s' \
             WHEN n.due IS NULL THEN 'infinity' WHEN n.free = 0 THEN GREATEST(n.due, now() + '500 ms') \
+            WHEN n.next_turn > now() THEN GREATEST(n.due, n.next_turn, now() + '20 ms') \
             ELSE GREATEST(n.due, now()) END, \
         next_sweep = CASE WHEN n.active THEN h.next_sweep ELSE LEAST(h.next_sweep, now()) END \
-    FROM (SELECT u.environment_id, u.webhook_id, u.active, u.free, LEAST((SELECT w.due FROM deliveries_waiting w \
+    FROM (SELECT u.environment_id, u.webhook_id, u.active, u.free, p.next_turn, LEAST((SELECT w.due \
+            FROM deliveries_waiting w \
             WHERE w.environment_id = u.environment_id AND w.webhook_id = u.webhook_id AND w.status = 'scheduled' \
                 AND w.claims < 2 ORDER BY w.due LIMIT 1), \
         (SELECT GREATEST(w.due, now() + '500 ms') FROM deliveries_waiting w \
             WHERE w.environment_id = u.environment_id AND w.webhook_id = u.webhook_id AND w.status = 'scheduled' \
                 AND w.claims >= 2 ORDER BY w.due LIMIT 1)) AS due \
-        FROM unnest($1::text[], $2::text[], $3::bool[], $4::int4[]) AS u(environment_id, webhook_id, active, free)) AS n \
+        FROM unnest($1::text[], $2::text[], $3::bool[], $4::int4[]) AS u(environment_id, webhook_id, active, free) \
+        LEFT JOIN (subscription_pace p JOIN subscriptions s ON s.environment_id = p.environment_id \
+                AND s.webhook_id = p.webhook_id AND s.rate_per_second_max = p.per_second) \
+            ON p.environment_id = u.environment_id AND p.webhook_id = u.webhook_id) AS n \
     WHERE h.environment_id = n.environment_id AND h.webhook_id = n.webhook_id";
 
 /// Heads that look at nothing any more.

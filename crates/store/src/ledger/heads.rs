@@ -12,12 +12,18 @@ use crate::error::StoreError;
 use crate::ledger::pipeline::Columns;
 
 /// Lowers heads, or makes them. Columns: environments, webhooks, seconds until due and until the sweep, either null.
-/// Sorted by key.
+/// Sorted by key. That of a rate-limited subscription not to before its next turn, which is less than a second away.
 pub(crate) const LOWER: &str = "\
     INSERT INTO subscription_due (environment_id, webhook_id, next_due, next_sweep) \
-    SELECT environment_id, webhook_id, coalesce(now() + make_interval(secs => due), 'infinity'), \
-        coalesce(now() + make_interval(secs => sweep), 'infinity') \
-    FROM unnest($1::text[], $2::text[], $3::float8[], $4::float8[]) AS u(environment_id, webhook_id, due, sweep) \
+    SELECT u.environment_id, u.webhook_id, CASE WHEN u.due IS NULL THEN 'infinity' \
+            ELSE GREATEST(now() + make_interval(secs => u.due), p.next_turn) END, \
+        coalesce(now() + make_interval(secs => u.sweep), 'infinity') \
+    FROM unnest($1::text[], $2::text[], $3::float8[], $4::float8[]) \
+            WITH ORDINALITY AS u(environment_id, webhook_id, due, sweep, place) \
+        LEFT JOIN (subscription_pace p JOIN subscriptions s ON s.environment_id = p.environment_id \
+                AND s.webhook_id = p.webhook_id AND s.rate_per_second_max = p.per_second) \
+            ON p.environment_id = u.environment_id AND p.webhook_id = u.webhook_id \
+    ORDER BY u.place \
     ON CONFLICT (environment_id, webhook_id) DO UPDATE \
     SET next_due = LEAST(subscription_due.next_due, EXCLUDED.next_due), \
         next_sweep = LEAST(subscription_due.next_sweep, EXCLUDED.next_sweep) \

@@ -1,7 +1,7 @@
 //! The guarantees as a model: two workers, a queue, the ledger and two subscriptions, in steps that a seed chooses. What
 //! decides is the product's own (`webhook::settle`, `merge`); what carries it out is modelled, one step for each point
 //! between which a process can die: take, attempt, hand off, commit, ack, claim, sweep; and a person who sends again what
-//! stands in the ledger, whatever it is.
+//! stands in the ledger, whatever it is. A subscription may have a rate limit.
 //!
 //! A seed that fails is printed. `POSTRIDER_MODEL_SEEDS=1000000 cargo test --release -p store model` runs a million, and
 //! `POSTRIDER_MODEL_SEED=N` that one.
@@ -17,6 +17,7 @@ use webhook::{
 
 use crate::ledger::merge::{Place, Settled, SubscriptionState, Wait, Waiting, ended, merge};
 use crate::ledger::record::{Attempt, ByHand, Delivery, Payload, Record, Step};
+use crate::ledger::turns::Turns;
 
 const SEEDS: u64 = 5_000;
 const STEPS: u64 = 120;
@@ -140,6 +141,10 @@ struct Model {
     /// Requests that a person asked for.
     wished: BTreeMap<RequestId, u32>,
     policy: RetryPolicy,
+    /// Attempts a second, where there is a limit, and the turns that it leaves.
+    limits: [Option<(u32, Turns)>; 2],
+    /// When attempts began that the ledger gave out.
+    began: [Vec<Duration>; 2],
     crashes: u32,
 }
 
@@ -148,8 +153,11 @@ impl Model {
         let mut random = Random(seed);
         Self {
             calm: random.percent(25),
+            limits: [1, 20]
+                .map(|per_second| random.percent(25).then_some((per_second, Turns::default()))),
+            began: Default::default(),
             random,
-            now: Duration::ZERO,
+            now: Duration::from_secs(1),
             queue: VecDeque::new(),
             workers: Default::default(),
             ledger: BTreeMap::new(),
@@ -242,7 +250,9 @@ impl Model {
                 began: self.now,
                 created: self.now,
             };
-            let spilled = state == SubscriptionState::Paused || self.random.percent(10);
+            let spilled = state == SubscriptionState::Paused
+                || self.limits[hook].is_some()
+                || self.random.percent(10);
             let records = &mut self.workers[worker].records;
             if spilled {
                 let after = Duration::ZERO;
@@ -437,6 +447,18 @@ impl Model {
         }
     }
 
+    /// Whether an attempt of that subscription may begin now; it has one turn less then.
+    fn has_turn(&mut self, hook: usize) -> bool {
+        let Some((per_second, turns)) = &mut self.limits[hook] else {
+            return true;
+        };
+        let taken = turns.take(*per_second, self.now, 1) == 1;
+        if taken {
+            self.began[hook].push(self.now);
+        }
+        taken
+    }
+
     fn claim(&mut self, worker: usize) {
         let due: Vec<RequestId> = self
             .ledger
@@ -450,6 +472,9 @@ impl Model {
             .take(3)
             .collect();
         for id in due {
+            if !self.has_turn(self.ledger[&id].hook) {
+                continue;
+            }
             let lease_id = self.random.uuid();
             let row = self.ledger.get_mut(&id).unwrap();
             let Place::Waiting(waiting) = &mut row.place else {
@@ -661,6 +686,16 @@ impl Model {
     }
 
     fn check(&self) {
+        for (limit, began) in self.limits.iter().zip(&self.began) {
+            let Some((per_second, _)) = limit else {
+                continue;
+            };
+            for at in began {
+                let second = *at..*at + Duration::from_secs(1);
+                let within = began.iter().filter(|at| second.contains(*at)).count();
+                assert!(within <= (*per_second as usize * 11).div_ceil(10));
+            }
+        }
         for (id, row) in &self.ledger {
             let written = row.place.written();
             let received = self.received.get(id).copied().unwrap_or(0);

@@ -126,7 +126,7 @@ catalogue! {
         "How slow receivers are. It ends at delivery.timeout";
     Histogram "first_attempt_lag_seconds" Seconds []
         "From an event's consumption to the start of a delivery's first request; a batch counts from when it was put together",
-        "How long this worker lets an event wait, whatever its receivers do; the promise that is worth an alert";
+        "How long this worker lets an event wait, whatever its receivers do; the promise that is worth an alert. Rate-limited subscriptions don't count";
     Histogram "delivery_lag_seconds" Seconds []
         "From an event's consumption to its delivery",
         "What receivers see, retries included: above 60 s it was one of those";
@@ -134,13 +134,16 @@ catalogue! {
         "HTTP requests under way in this worker",
         "Near delivery.in_flight_max the worker is full: add workers, or see who is slow";
     Gauge "ledger_due" Count []
-        "Deliveries in the whole ledger whose next attempt is due; exact to 10,000, estimated above",
+        "Deliveries in the whole ledger whose next attempt is due, but for those that wait for their turn by a rate limit; exact to 10,000, estimated above",
         "What workers should be doing now. It grows when there are too few, or when subscriptions are slow";
+    Gauge "ledger_rate_limited" Count []
+        "Deliveries in the whole ledger that wait for nothing but their turn by their subscription's rate limit; exact to 10,000, estimated above",
+        "What more workers wouldn't hurry. Where it only grows, a limit is below what is asked of it";
     Gauge "ledger_held" Count []
         "Deliveries in the whole ledger that are held; exact to 10,000, estimated above",
         "What waits for a paused subscription to be resumed";
     Gauge "ledger_oldest_due_seconds" Seconds []
-        "How long the oldest due delivery has been due, or events that are to be put into a batch",
+        "How long the oldest due delivery has been due, or events that are to be put into a batch; what waits for its turn by a rate limit isn't",
         "How late retries are. An open circuit lets its deliveries wait too";
     Gauge "ledger_partitions_ahead" Count []
         "Days after today for which history has its partitions, without a gap, at most 7",
