@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tests::postrider::Postrider;
 use tests::receiver::{Received, Receiver, Reply};
 use tests::wait::wait_until;
+use tokio::time::interval;
 use webhook::Status;
 
 use crate::isolation::backlog;
@@ -154,8 +155,8 @@ const QUIET: (&str, &str) = ("POSTRIDER__LOG__LEVEL", "warn");
 /// What a killed worker had claimed comes again when its lease ends, 20 s after the limit on an attempt.
 const LEASE_OF_21_S: (&str, &str) = ("POSTRIDER__DELIVERY__TIMEOUT", "1s");
 
-/// Two workers, and a backlog of seven seconds for each of these limits.
-async fn two_workers_keep(test: &str, limits: &[(&str, u32)]) {
+/// Two workers, and a backlog of seven seconds for each of these limits, of which `least` is reached.
+async fn two_workers_keep(test: &str, limits: &[(&str, u32)], least: f64) {
     let (world, arrivals) = Arrivals::world(test, |_| Reply::status(200)).await;
     for (path, per_second) in limits {
         limited(&world, path, *per_second).await;
@@ -185,7 +186,7 @@ async fn two_workers_keep(test: &str, limits: &[(&str, u32)]) {
             both.saturating_duration_since(times[0])
         );
         let wanted = f64::from(*per_second);
-        assert!(rate >= 0.9 * wanted && rate <= 1.1 * wanted, "{rate}");
+        assert!(rate >= least * wanted && rate <= 1.1 * wanted, "{rate}");
         assert_within(*per_second, &times);
         assert_eq!(times.len(), *per_second as usize * 7, "sent twice");
         assert!(
@@ -203,7 +204,14 @@ async fn two_workers_keep(test: &str, limits: &[(&str, u32)]) {
 
 #[tokio::test]
 async fn two_workers_keep_a_limit_together_and_share_it() {
-    two_workers_keep("rate_limit", &[("/five", 5), ("/fifty", 50)]).await;
+    two_workers_keep("rate_limit", &[("/five", 5), ("/fifty", 50)], 0.9).await;
+}
+
+#[tokio::test]
+async fn a_thousand_a_second_are_a_thousand() {
+    // Unoptimised workers that share a machine with others don't get that far; of these only the upper bound is asked.
+    let least = if cfg!(debug_assertions) { 0.0 } else { 0.9 };
+    two_workers_keep("rate_limit_1000", &[("/thousand", 1000)], least).await;
 }
 
 #[tokio::test]
@@ -357,4 +365,46 @@ async fn a_backlog_that_waits_for_its_turns_delays_no_other_subscription() {
         (limited > BACKLOG as f64 / 2.0 && due < 10.0).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_limit_below_what_comes_in_lets_the_young_through_and_the_rest_die() {
+    let (world, arrivals) = Arrivals::world("rate_limit_overload", |_| Reply::status(200)).await;
+    limited(&world, "/hook", 5).await;
+    let worker = world
+        .worker_with(&[("POSTRIDER__RETRY__AGE_MAX", "8s")])
+        .await;
+
+    // Sixty a second for twelve seconds: from the sixth on some have waited too long.
+    let mut seconds = interval(Duration::from_secs(1));
+    for second in 0..12 {
+        seconds.tick().await;
+        for n in 0..60 {
+            world.publish("hook", &format!("hook-{second}-{n}")).await;
+        }
+    }
+
+    wait_until(LONG, "an end for all", async || {
+        let waiting = "SELECT count(*) FROM deliveries_waiting";
+        (world.number(waiting).await == 0 && world.broker.depth(EVENTS).await == 0).then_some(())
+    })
+    .await;
+    let sent = arrivals.count("/hook");
+    let dead = "SELECT count(*) FROM deliveries WHERE status = 'dead' AND reason = 'too_old'";
+    let dead = usize::try_from(world.number(dead).await).unwrap();
+    eprintln!("{sent} sent, {dead} too old");
+    assert_eq!(sent + dead, 720);
+    let times = arrivals.times("/hook");
+    assert_within(5, &times);
+    // Not only at first: nearly all turns are taken by what can still be sent.
+    let seconds = (times[sent - 1] - times[0]).as_secs_f64();
+    assert!(
+        seconds > 12.0 && sent as f64 > 0.8 * 5.0 * seconds,
+        "{sent} in {seconds} s"
+    );
+    let counted = [("reason", "too_old")];
+    let counted = worker
+        .metric("postrider_dead_letters_total", &counted)
+        .await;
+    assert!((counted - dead as f64).abs() < 0.5, "{counted} of {dead}");
 }

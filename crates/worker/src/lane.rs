@@ -654,4 +654,38 @@ mod tests {
         claimed(&lanes, &endpoint).ended(&endpoint, true);
         assert_eq!(free(&lanes), [2]);
     }
+
+    #[tokio::test]
+    async fn who_had_a_turn_leaves_the_next_one_to_others_and_remembers_the_lane() {
+        let (lanes, endpoint) = (lanes(8, 100), proven("hook"));
+        let per_second = NonZeroU32::new(50).unwrap();
+        let began = Instant::now();
+        let place = claimed(&lanes, &endpoint);
+        lanes.had_turn(&endpoint.webhook_id, per_second);
+        let turn_at = lanes.slots().turn_at.unwrap();
+        assert!(turn_at - began >= Duration::from_millis(20 + 20));
+
+        place.ended(&endpoint, true);
+
+        // Its place is free, yet no reason to look.
+        assert!(!lanes.due.is_set());
+        while free(&lanes) == [0] {
+            tokio::task::yield_now().await;
+        }
+        assert!(began.elapsed() >= turn_at - began);
+        assert_eq!((free(&lanes), lanes.slots().turn_at), (vec![8], None));
+    }
+
+    #[test]
+    fn a_change_of_its_environment_ends_the_courtesy() {
+        let (lanes, endpoint) = (lanes(8, 100), proven("hook"));
+        let _place = claimed(&lanes, &endpoint);
+        lanes.had_turn(&endpoint.webhook_id, NonZeroU32::MIN);
+
+        lanes.changed("env-2");
+        assert_eq!(free(&lanes), [0]);
+        lanes.changed("env-1");
+
+        assert_eq!((free(&lanes), lanes.due.is_set()), (vec![7], true));
+    }
 }

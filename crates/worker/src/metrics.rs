@@ -197,6 +197,12 @@ impl Metrics {
         }
     }
 
+    /// What waited for its turn for too long, by a rate limit.
+    pub(crate) fn overdue(&self, dead: u32) {
+        self.deliveries[Settled::Dead as usize].increment(u64::from(dead));
+        dead_letters(DeadReason::TooOld.as_str()).increment(u64::from(dead));
+    }
+
     pub(crate) fn attempt_begins(&self) {
         self.in_flight.increment(1.0);
     }

@@ -371,6 +371,7 @@ impl Parts {
             readiness: self.readiness.clone(),
             queues: self.settings.amqp.queues.clone(),
             retention: self.settings.retention.clone(),
+            age_max: self.settings.retry.age_max,
         };
         services.spawn(upkeep.run());
         let batcher = Batcher {

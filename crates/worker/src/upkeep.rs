@@ -22,6 +22,9 @@ const PROBE_EVERY: Duration = Duration::from_secs(1);
 const PROBE_LIMIT: Duration = Duration::from_secs(3);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEEP_ROWS: u32 = 500;
+/// What waits for its turn by a rate limit is given up so long before `retry.age_max`, or a quarter of that. Several
+/// times as long as from one sweep to the next: what is claimed meanwhile must still be young enough to be sent.
+const OVERDUE_EARLY_MAX: Duration = Duration::from_secs(10);
 const REDELIVER_EVERY: Duration = Duration::from_secs(1);
 /// Redeliveries that ended can be read for so long.
 const REDELIVERIES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -44,6 +47,8 @@ pub(crate) struct Upkeep {
     pub(crate) readiness: Readiness,
     pub(crate) queues: Vec<String>,
     pub(crate) retention: RetentionSettings,
+    /// `retry.age_max`.
+    pub(crate) age_max: Duration,
 }
 
 impl Upkeep {
@@ -124,6 +129,17 @@ impl Upkeep {
                 self.outbox_filled.notify_one();
             }
             if swept.changed() < SWEEP_ROWS {
+                break;
+            }
+        }
+        let waited = self.age_max - (self.age_max / 4).min(OVERDUE_EARLY_MAX);
+        loop {
+            let given_up = self.store.give_up_overdue(waited, SWEEP_ROWS).await?;
+            self.metrics.overdue(given_up);
+            if given_up > 0 {
+                self.outbox_filled.notify_one();
+            }
+            if given_up < SWEEP_ROWS {
                 return Ok(());
             }
         }

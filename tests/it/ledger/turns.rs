@@ -266,3 +266,44 @@ async fn how_far_a_subscription_had_come_is_forgotten_in_time() {
         1
     );
 }
+
+#[tokio::test]
+async fn what_waits_too_long_for_its_turn_is_dead_and_takes_none() {
+    let f = store().await;
+    with_backlog(&f, limited("hook-a", 1), 700).await;
+    with_backlog(&f, subscription("hook-b"), 3).await;
+    let taken = f.store.claim_due(limits(&[])).await.unwrap().claimed;
+    assert_eq!(taken.len(), 4);
+    f.sql
+        .batch_execute(
+            "UPDATE deliveries_waiting SET due = now() - interval '2 min' WHERE lease_id IS NULL AND event_id <> 'ev-699';
+            UPDATE deliveries_waiting SET by_hand = 'extra' WHERE event_id = 'ev-698'",
+        )
+        .await
+        .unwrap();
+    f.store
+        .commit(&[failed("hook-b", "late", Duration::ZERO)])
+        .await
+        .unwrap();
+    f.sql
+        .batch_execute(
+            "UPDATE deliveries_waiting SET due = now() - interval '2 min' WHERE event_id = 'late'",
+        )
+        .await
+        .unwrap();
+
+    assert_eq!(f.store.give_up_overdue(MINUTE, 500).await.unwrap(), 500);
+    assert_eq!(f.store.give_up_overdue(MINUTE, 500).await.unwrap(), 197);
+
+    let dead = "SELECT count(*) FROM deliveries JOIN outbox USING (request_id) \
+        WHERE deliveries.webhook_id = 'hook-a' AND status = 'dead' AND deliveries.reason = 'too_old'";
+    assert_eq!(number(&f.sql, dead).await, 697);
+    // What is under way, what isn't late, what a person asked for, and what has no limit.
+    let waiting = "SELECT count(*) FROM deliveries_waiting";
+    assert_eq!(number(&f.sql, waiting).await, 4 + 2 + 1);
+    let stored = f.store.get(ENV, "hook-a").await.unwrap().unwrap();
+    assert_eq!(stored.subscription.status, webhook::Status::Active);
+    rest(&f.sql, 0.0).await;
+    assert_eq!(claim(&f.store).await, 2);
+    assert_sound(&f.sql).await;
+}

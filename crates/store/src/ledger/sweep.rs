@@ -84,9 +84,9 @@ const SET_HEAD: &str = "\
 
 /// One subscription that is swept.
 #[derive(Clone, Copy)]
-struct Webhook<'a> {
-    environment_id: &'a str,
-    webhook_id: &'a str,
+pub(crate) struct Webhook<'a> {
+    pub(crate) environment_id: &'a str,
+    pub(crate) webhook_id: &'a str,
 }
 
 /// How many deliveries a sweep changed.
@@ -251,8 +251,8 @@ fn number(rows: u64, limit: u32) -> u32 {
 }
 
 /// Settles what waits no more, as `settled` says by the number of its attempts. What was to be sent once more only leaves:
-/// it is delivered.
-async fn end(
+/// it is delivered. Columns: requestId, attempts, payload, whether it was to be sent once more.
+pub(crate) async fn end(
     client: &Checkout,
     webhook: Webhook<'_>,
     rows: &[Row],

@@ -7,12 +7,44 @@
 
 use std::time::Duration;
 
-use crate::checkout::limited;
+use webhook::DeadReason;
+
+use crate::checkout::{Checkout, limited};
 use crate::error::StoreError;
+use crate::ledger::merge::dead;
+use crate::ledger::sweep::{Webhook, end};
 use crate::ledger::units::seconds;
 use crate::pool::Store;
 
+/// Rate-limited subscriptions of which something has waited for its turn for too long.
+const OVERDUE: &str = "\
+    SELECT p.environment_id, p.webhook_id FROM subscription_pace p \
+        JOIN subscriptions s ON s.environment_id = p.environment_id AND s.webhook_id = p.webhook_id \
+            AND s.status = 'active' AND s.rate_per_second_max IS NOT NULL \
+    WHERE EXISTS (SELECT FROM deliveries_waiting w \
+        WHERE w.environment_id = p.environment_id AND w.webhook_id = p.webhook_id AND w.status = 'scheduled' \
+            AND w.due < now() - make_interval(secs => $1) AND w.by_hand IS NULL) \
+    LIMIT 32";
+const OVERDUE_ROWS: &str = "\
+    SELECT request_id, attempts, payload_id, false FROM deliveries_waiting \
+    WHERE environment_id = $1 AND webhook_id = $2 AND status = 'scheduled' \
+        AND due < now() - make_interval(secs => $3) AND by_hand IS NULL \
+    ORDER BY due LIMIT $4 FOR UPDATE SKIP LOCKED";
+
 impl Store {
+    /// Gives up what has waited for its turn for longer than that: dead, as `too_old`. At most `limit` deliveries;
+    /// returns how many. A claim would find them too old as well, but take a turn for each, and a subscription of which
+    /// more comes in than its limit lets out would get nothing but those in the end.
+    ///
+    /// # Errors
+    /// `Unavailable`; what was done is done, the rest comes again.
+    pub async fn give_up_overdue(&self, waited: Duration, limit: u32) -> Result<u32, StoreError> {
+        let client = self.checkout().await?;
+        let given_up = limited(give_up_overdue(&client, waited, limit)).await?;
+        client.done();
+        Ok(given_up)
+    }
+
     /// Forgets how far subscriptions had come that took their last turn so long ago: some seconds later that says
     /// nothing any more.
     ///
@@ -33,6 +65,36 @@ impl Store {
         client.done();
         Ok(())
     }
+}
+
+async fn give_up_overdue(
+    client: &Checkout,
+    waited: Duration,
+    limit: u32,
+) -> Result<u32, StoreError> {
+    let overdue = client.prepared(OVERDUE).await?;
+    let rows = client.prepared(OVERDUE_ROWS).await?;
+    let waited = seconds(waited);
+    let mut given_up = 0;
+    for subscription in client.query(&overdue, &[&waited]).await? {
+        let webhook = Webhook {
+            environment_id: subscription.get(0),
+            webhook_id: subscription.get(1),
+        };
+        let (environment_id, webhook_id) = (webhook.environment_id, webhook.webhook_id);
+        let left = i64::from(limit - given_up);
+        client.batch_execute("BEGIN").await?;
+        let rows = client
+            .query(&rows, &[&environment_id, &webhook_id, &waited, &left])
+            .await?;
+        let too_old = |attempts| dead(DeadReason::TooOld, attempts);
+        end(client, webhook, &rows, too_old).await?;
+        client.batch_execute("COMMIT").await?;
+        given_up += u32::try_from(rows.len())
+            .unwrap_or(limit)
+            .min(limit - given_up);
+    }
+    Ok(given_up)
 }
 
 /// What the claim's SQL reckons, to be tried on more moments than a database can live through.
