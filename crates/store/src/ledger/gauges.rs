@@ -20,20 +20,22 @@ const OLDEST_DUE: &str = "\
 const ANY_PACED: &str = "\
     SELECT EXISTS (SELECT FROM subscription_pace WHERE next_turn > now() - interval '10 s')";
 const PACED_DUE: &str = "\
-    FROM subscription_pace p JOIN deliveries_waiting w \
-        ON w.environment_id = p.environment_id AND w.webhook_id = p.webhook_id \
-    WHERE p.next_turn > now() - interval '10 s' AND w.status = 'scheduled' AND w.due <= now()";
-/// What is due of all others, by their heads, so that it doesn't depend on how much waits for its turn. A head that was
-/// just looked at in vain is due again within the second.
+    FROM subscription_pace p CROSS JOIN LATERAL (SELECT FROM deliveries_waiting w \
+        WHERE w.environment_id = p.environment_id AND w.webhook_id = p.webhook_id AND w.status = 'scheduled' \
+            AND w.due <= now() ORDER BY w.due LIMIT 10001) AS w \
+    WHERE p.next_turn > now() - interval '10 s'";
+/// What is due of all others, by their heads, so that it doesn't depend on how much waits for its turn; the limits keep the
+/// planner to that way. A head that was just looked at in vain is due again within the second.
 const OTHERS_DUE: &str = "\
-    FROM subscription_due h JOIN deliveries_waiting w \
-        ON w.environment_id = h.environment_id AND w.webhook_id = h.webhook_id \
-    WHERE h.next_due < now() + interval '1 s' AND w.status = 'scheduled' AND w.due <= now() \
+    FROM subscription_due h CROSS JOIN LATERAL (SELECT FROM deliveries_waiting w \
+        WHERE w.environment_id = h.environment_id AND w.webhook_id = h.webhook_id AND w.status = 'scheduled' \
+            AND w.due <= now() ORDER BY w.due LIMIT 10001) AS w \
+    WHERE h.next_due < now() + interval '1 s' AND h.next_due < 'infinity' \
         AND NOT EXISTS (SELECT FROM subscription_pace p WHERE p.environment_id = h.environment_id \
             AND p.webhook_id = h.webhook_id AND p.next_turn > now() - interval '10 s')";
 const OTHERS_OLDEST_DUE: &str = "\
     SELECT extract(epoch FROM now() - min(w.due))::float8 FROM (SELECT h.environment_id, h.webhook_id \
-        FROM subscription_due h WHERE h.next_due < now() + interval '1 s' \
+        FROM subscription_due h WHERE h.next_due < now() + interval '1 s' AND h.next_due < 'infinity' \
             AND NOT EXISTS (SELECT FROM subscription_pace p WHERE p.environment_id = h.environment_id \
                 AND p.webhook_id = h.webhook_id AND p.next_turn > now() - interval '10 s') \
         ORDER BY h.next_due LIMIT 10000) AS h \
