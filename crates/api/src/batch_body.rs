@@ -78,14 +78,23 @@ pub(crate) fn count(
     if value.is_null() {
         return None;
     }
-    let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
-    let count = count.filter(|count| range.contains(count));
+    let count = whole(value).filter(|count| range.contains(count));
     if count.is_none() {
         let (least, most) = (range.start(), range.end());
         let detail = format!("must be a whole number from {least} to {most}");
         faults.push(Fault::new(pointer, detail));
     }
     count
+}
+
+/// JSON knows one kind of number: `10.0` and `1e1` are whole too.
+fn whole(value: &Value) -> Option<u32> {
+    if let Some(count) = value.as_u64() {
+        return u32::try_from(count).ok();
+    }
+    let count = value.as_f64()?;
+    let is_whole = count.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&count);
+    is_whole.then_some(count as u32)
 }
 
 fn wait(value: &Value, faults: &mut Vec<Fault>) -> Option<Duration> {
@@ -160,6 +169,8 @@ mod tests {
         );
         assert_eq!(patched(standing, &Value::Null), Ok(None));
         assert_eq!(patched(standing, &json!({})), Ok(standing));
+        let spelt = json!({"maxEvents": 10.0, "maxBytes": 1e2, "maxWait": "2000ms"});
+        assert_eq!(patched(None, &spelt), Ok(standing));
     }
 
     #[test]

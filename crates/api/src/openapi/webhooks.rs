@@ -23,6 +23,8 @@ use crate::rate_limit_body::MOST;
 use crate::subscription_body::NAME_BYTES_MAX;
 
 pub(super) const ID: &str = "2nBrJUjz";
+/// From 50 ms to 60 s, in either unit. Other spellings of such durations are taken too.
+const WAIT: &str = r"^(([5-9][0-9]|[1-9][0-9]{2,3}|[1-5][0-9]{4}|60000)ms|([1-9]|[1-5][0-9]|60)s)$";
 
 pub(crate) fn create() -> Operation {
     let location = HeaderBuilder::new()
@@ -44,6 +46,8 @@ pub(crate) fn create() -> Operation {
         made = made.link(operation, link.build());
     }
     let asked = changeable()
+        .property("batch", batch().required("maxEvents"))
+        .property("rateLimit", rate_limit().required("perSecond"))
         .property("cardTemplateId", match_id("card"))
         .property("actionFlowConfigId", match_id("flow"))
         .required("types")
@@ -79,12 +83,16 @@ pub(crate) fn show() -> Operation {
 }
 
 pub(crate) fn change() -> Operation {
-    let asked = changeable().property(
-        "status",
-        one_of([Status::Active, Status::Paused].map(Status::as_str)).description(Some(
-            "`active` resumes, or enables what was disabled; `paused` pauses.",
-        )),
-    );
+    // What stands may have the rest of a batch or of a limit.
+    let asked = changeable()
+        .property("batch", batch())
+        .property("rateLimit", rate_limit())
+        .property(
+            "status",
+            one_of([Status::Active, Status::Paused].map(Status::as_str)).description(Some(
+                "`active` resumes, or enables what was disabled; `paused` pauses.",
+            )),
+        );
     workbench("changeWebhook", "Change a subscription")
         .about("By a merge patch (RFC 7396): what isn't named stays, null removes. Card and flow can't be changed.")
         .takes_patch(
@@ -172,8 +180,8 @@ pub(super) fn schema() -> Schema {
         ),
         ("cardTemplateId", match_id("card").into()),
         ("actionFlowConfigId", match_id("flow").into()),
-        ("batch", batch().into()),
-        ("rateLimit", rate_limit().into()),
+        ("batch", batch().required("maxEvents").into()),
+        ("rateLimit", rate_limit().required("perSecond").into()),
         (
             "status",
             one_of([Status::Active, Status::Paused, Status::Disabled].map(Status::as_str)).into(),
@@ -215,8 +223,6 @@ fn changeable() -> ObjectBuilder {
         .property("headers", headers())
         .property("name", name())
         .property("method", method_or_null())
-        .property("batch", batch())
-        .property("rateLimit", rate_limit())
 }
 
 fn types() -> ArrayBuilder {
@@ -281,7 +287,7 @@ fn batch() -> ObjectBuilder {
         .minimum(Some(events_least))
         .maximum(Some(events_most))
         .description(Some("Events of one batch at most."));
-    let wait = nullable(text(), Type::String).description(Some(
+    let wait = nullable(text(), Type::String).pattern(Some(WAIT)).description(Some(
         "For so long the first event waits for others, from `50ms` to `60s`; `1s` where it isn't given.",
     ));
     let bytes = nullable(integer(), Type::Integer)
