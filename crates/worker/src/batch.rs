@@ -16,6 +16,8 @@ use crate::pauses;
 
 /// Without a word from anyone the ledger is looked at after so long.
 const IDLE_PAUSE: Duration = Duration::from_secs(1);
+/// After a round that made nothing although something is ripe: another worker is at it.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// Between two rounds, so that another worker's may be over.
 const ROUND_PAUSE: Duration = Duration::from_millis(5);
 
@@ -51,7 +53,12 @@ impl Batcher {
                         self.due.now();
                     }
                     batches.made.iter().for_each(|made| self.tell(made));
-                    batches.next_in.unwrap_or(IDLE_PAUSE).max(ROUND_PAUSE)
+                    let least = if batches.made.is_empty() {
+                        BUSY_PAUSE
+                    } else {
+                        ROUND_PAUSE
+                    };
+                    batches.next_in.unwrap_or(IDLE_PAUSE).max(least)
                 }
                 Err(error) => {
                     tracing::warn!(%error, "batches can't be put together; trying again");

@@ -392,3 +392,63 @@ async fn however_many_are_at_it_each_event_goes_in_one_batch() {
     );
     assert_sound(&f.sql).await;
 }
+
+#[tokio::test]
+async fn what_is_written_again_after_it_went_is_not_put_into_a_second_batch() {
+    let f = store().await;
+    batched(&f, HOOK, BATCH).await;
+    let records = ["ev-1", "ev-2", "ev-3"].map(|event| joining(HOOK, event));
+    f.store.commit(&records).await.unwrap();
+    assert_eq!(make_all(&f).await, [3]);
+
+    // The answer to the first commit was lost.
+    f.store.commit(&records).await.unwrap();
+
+    pass(&f, "61 s").await;
+    assert!(make_all(&f).await.is_empty());
+    assert_sound(&f.sql).await;
+    assert_eq!(claim(&f).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_backlog_goes_many_batches_a_round_and_stands_before_nobody() {
+    let f = store().await;
+    let small = Batch {
+        events_max: 2,
+        ..BATCH
+    };
+    for hook in 0..40 {
+        let hook = format!("hook-{hook}");
+        batched(&f, &hook, small).await;
+        let records: Vec<Record> = (0..300)
+            .map(|event| joining(&hook, &format!("ev-{event}")))
+            .collect();
+        f.store.commit(&records).await.unwrap();
+    }
+    batched(&f, "hook-z", BATCH).await;
+    join(&f, "hook-z", &["ev-1", "ev-2", "ev-3"]).await;
+
+    let rounds = async |most: usize| {
+        for round in 1..=most {
+            let made = f.store.make_batches().await.unwrap().made;
+            assert!(made.len() <= 500, "{}", made.len());
+            if made
+                .iter()
+                .any(|batch| &*batch.delivery.webhook_id == "hook-z")
+            {
+                return round;
+            }
+        }
+        panic!("it stands behind the others");
+    };
+
+    // The others have 6,000 batches, and go behind after their share of a round.
+    assert_eq!(rounds(3).await, 2);
+    let rest: usize = make_all(&f).await.into_iter().sum();
+    assert!(rest > 0);
+    assert_eq!(
+        number(&f.sql, "SELECT count(*) FROM batch_members_waiting").await,
+        0
+    );
+    assert_sound(&f.sql).await;
+}

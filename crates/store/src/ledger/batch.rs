@@ -14,7 +14,7 @@ use uuid::Uuid;
 use webhook::{Batch, Envelope, Member, RequestId, batch_data};
 
 use crate::checkout::{Checkout, limited};
-use crate::error::StoreError;
+use crate::error::{StoreError, Unavailable};
 use crate::ledger::commit::write_group;
 use crate::ledger::group::Group;
 use crate::ledger::members;
@@ -27,10 +27,15 @@ use crate::pool::Store;
 
 /// Subscriptions of one round.
 const OPEN_MAX: i64 = 32;
-/// Bytes of one round's events at most, but that one batch always goes.
+/// What one round puts together at most, but that one batch always goes: commits that add events to its subscriptions wait
+/// for its end.
 const ROUND_BYTES_MAX: usize = 32 << 20;
-/// Of a subscription without batches so many events become deliveries in one round.
-const ALONE_MAX: u32 = 500;
+const ROUND_EVENTS_MAX: usize = 2000;
+const ROUND_DELIVERIES_MAX: usize = 500;
+/// Events of one subscription that a round reads at least, if there are so many: several small batches go at once.
+const READ_LEAST: u32 = 500;
+/// Two that stood in each other's way are tried again so often.
+const CONFLICTS_MAX: u32 = 5;
 /// What stands as a batch's type; its event's id is that of its first event.
 const BATCH_TYPE: &str = "batch";
 
@@ -40,18 +45,22 @@ const OPEN: &str = "\
         ON s.environment_id = b.environment_id AND s.webhook_id = b.webhook_id \
     WHERE b.next_look <= now() AND b.next_look < 'infinity' \
     ORDER BY b.next_look LIMIT $1 FOR UPDATE OF b SKIP LOCKED";
-/// The oldest ones of each, one more than go into a batch.
+/// The oldest ones of each.
 const MEMBERS: &str = "\
     SELECT u.position, m.request_id, m.event_id, m.event_type, m.payload_id, m.payload_bytes, \
         extract(epoch FROM now() - m.created)::float8 \
     FROM unnest($1::text[], $2::text[], $3::int4[]) WITH ORDINALITY AS u(environment_id, webhook_id, most, position), \
         LATERAL (SELECT * FROM batch_members_waiting w \
             WHERE w.environment_id = u.environment_id AND w.webhook_id = u.webhook_id \
-            ORDER BY w.created, w.request_id LIMIT u.most + 1 FOR UPDATE) AS m \
+            ORDER BY w.created, w.request_id LIMIT u.most) AS m \
     ORDER BY u.position, m.created, m.request_id";
+/// The chosen ones, locked, with their bytes; what was erased since it was read is missing.
 const DATA: &str = "\
-    SELECT p.environment_id, p.payload_id, p.data FROM unnest($1::text[], $2::uuid[]) AS u(environment_id, payload_id) \
-        JOIN payloads_waiting p ON p.environment_id = u.environment_id AND p.payload_id = u.payload_id";
+    SELECT w.environment_id, w.request_id, p.data \
+    FROM unnest($1::text[], $2::uuid[]) AS u(environment_id, request_id) \
+        JOIN batch_members_waiting w ON w.environment_id = u.environment_id AND w.request_id = u.request_id \
+        JOIN payloads_waiting p ON p.environment_id = w.environment_id AND p.payload_id = w.payload_id \
+    WHERE octet_length(p.data) > 0 ORDER BY w.environment_id, w.request_id FOR UPDATE OF w";
 const TAKE: &str = "\
     WITH taken AS (DELETE FROM batch_members_waiting w \
         USING unnest($1::text[], $2::uuid[], $3::uuid[]) AS u(environment_id, request_id, batch_request_id) \
@@ -77,8 +86,8 @@ const CLOSE: &str = "\
 const NEXT: &str = "\
     SELECT extract(epoch FROM min(next_look) - now())::float8 FROM batches_open WHERE next_look < 'infinity'";
 const LOOK_NOW: &str = "\
-    WITH looked AS (UPDATE batches_open SET next_look = now() WHERE environment_id = $1 AND webhook_id = $2 \
-        RETURNING next_look) \
+    WITH looked AS (INSERT INTO batches_open (environment_id, webhook_id, next_look) VALUES ($1, $2, now()) \
+        ON CONFLICT (environment_id, webhook_id) DO UPDATE SET next_look = EXCLUDED.next_look RETURNING next_look) \
     SELECT pg_notify('postrider_batches', '') FROM looked";
 
 /// What a round came to.
@@ -107,13 +116,18 @@ impl Store {
     /// # Errors
     /// `Unavailable`: what was to be put together stays as it stood, or is put together.
     pub async fn make_batches(&self) -> Result<Batches, StoreError> {
-        let mut partitions_made = false;
+        let (mut conflicts, mut partitions_made) = (0, false);
         loop {
             let client = self.checkout().await?;
             match limited(round(&client)).await {
                 Ok(batches) => {
                     client.done();
                     return Ok(batches);
+                }
+                Err(StoreError::Unavailable(Unavailable::Server(error)))
+                    if error.is_conflict() && conflicts < CONFLICTS_MAX =>
+                {
+                    conflicts += 1;
                 }
                 Err(error) if error.is_missing_partition() && !partitions_made => {
                     drop(client);
@@ -127,7 +141,7 @@ impl Store {
 }
 
 /// Makes the next round look at one subscription's events at once; in the caller's transaction, before it locks the
-/// subscription's row.
+/// subscription's row. Also where there are none: those who add some meanwhile, by what the subscription was, wait here.
 pub(crate) async fn look_now(
     client: &Checkout,
     environment_id: &str,
@@ -188,22 +202,26 @@ impl<'a> Open<'a> {
         (self.environment_id, self.webhook_id)
     }
 
-    /// Events of one round at most.
+    /// Events that a round reads: one more than a batch has tells that it is full.
     fn most(&self) -> u32 {
-        self.batch.map_or(ALONE_MAX, |batch| batch.events_max)
+        let events_max = self.batch.map_or(0, |batch| batch.events_max);
+        READ_LEAST.max(events_max) + 1
     }
 
-    /// The deliveries that its oldest events make now, each by the number of its events.
-    fn ripe(&self, events: &[Waiting<'_>]) -> Vec<usize> {
+    /// How many of these events, the oldest first, make the next delivery now. `cut`: there may be more of them.
+    fn ripe(&self, events: &[Waiting<'_>], cut: bool) -> Option<usize> {
         let Some(batch) = self.batch else {
-            return vec![1; events.len().min(ALONE_MAX as usize)];
+            return (!events.is_empty()).then_some(1);
         };
         let members: Vec<Member> = events.iter().map(|event| event.member).collect();
         let around = Envelope::around_batch(self.environment_id, self.webhook_id);
-        batch.ripe(&members, around).into_iter().collect()
+        let ripe = batch.ripe(&members, around)?;
+        // All that was read, and not full: who knows what comes behind.
+        let open_ended = cut && ripe == events.len() && ripe < batch.events_max as usize;
+        (!open_ended).then_some(ripe)
     }
 
-    /// One delivery of these events; none where their bytes were erased meanwhile.
+    /// One delivery of these events; none where all were erased meanwhile.
     fn record(
         &self,
         events: &[Waiting<'_>],
@@ -212,7 +230,7 @@ impl<'a> Open<'a> {
         let (events, bytes): (Vec<&Waiting<'_>>, Vec<&[u8]>) = events
             .iter()
             .filter_map(|event| {
-                let bytes = data.get(&(self.environment_id, event.payload_id))?;
+                let bytes = data.get(&(self.environment_id, event.request_id.0))?;
                 Some((event, *bytes))
             })
             .unzip();
@@ -293,7 +311,7 @@ async fn make(client: &Checkout, open: &[Open<'_>]) -> Result<Vec<BatchMade>, St
         .await?;
     let (taken, looked) = chosen(open, &rows);
 
-    let data_rows = payloads(client, &taken).await?;
+    let data_rows = lock(client, &taken).await?;
     let data: HashMap<(&str, Uuid), &[u8]> = data_rows
         .iter()
         .map(|row| ((row.get(0), row.get(1)), row.get(2)))
@@ -334,28 +352,64 @@ fn chosen<'a>(open: &'a [Open<'a>], rows: &'a [Row]) -> (Vec<Taken<'a>>, Vec<(&'
     for row in rows {
         of_each[standing::position(row)].push(Waiting::new(row));
     }
-    let (mut taken, mut looked, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for (open, events) in open.iter().zip(of_each) {
-        if bytes >= ROUND_BYTES_MAX {
+    let (mut taken, mut looked) = (Vec::new(), Vec::new());
+    let mut left = Left::default();
+    // So that the first ones don't take all of the round.
+    let share = (ROUND_DELIVERIES_MAX / open.len().max(1)).max(1);
+    for (open, mut events) in open.iter().zip(of_each) {
+        if !left.any() {
             break;
         }
         looked.push(open.key());
-        let sizes = open.ripe(&events);
-        let mut events = events.into_iter();
-        for size in sizes {
-            let events: Vec<Waiting<'_>> = events.by_ref().take(size).collect();
-            bytes += events.iter().map(|event| event.member.bytes).sum::<usize>();
+        let cut = events.len() == open.most() as usize;
+        for _ in 0..share {
+            let Some(size) = open.ripe(&events, cut).filter(|_| left.any()) else {
+                break;
+            };
+            let rest = events.split_off(size);
+            left.take(&events);
             taken.push(Taken { open, events });
+            events = rest;
         }
     }
     (taken, looked)
 }
 
-async fn payloads(client: &Checkout, taken: &[Taken<'_>]) -> Result<Vec<Row>, StoreError> {
+/// What a round may still put together.
+struct Left {
+    bytes: usize,
+    events: usize,
+    deliveries: usize,
+}
+
+impl Default for Left {
+    fn default() -> Self {
+        Self {
+            bytes: ROUND_BYTES_MAX,
+            events: ROUND_EVENTS_MAX,
+            deliveries: ROUND_DELIVERIES_MAX,
+        }
+    }
+}
+
+impl Left {
+    fn any(&self) -> bool {
+        self.bytes > 0 && self.events > 0 && self.deliveries > 0
+    }
+
+    fn take(&mut self, events: &[Waiting<'_>]) {
+        let bytes = events.iter().map(|event| event.member.bytes).sum();
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.events = self.events.saturating_sub(events.len());
+        self.deliveries -= 1;
+    }
+}
+
+async fn lock(client: &Checkout, taken: &[Taken<'_>]) -> Result<Vec<Row>, StoreError> {
     let statement = client.prepared(DATA).await?;
-    let (environment_ids, payload_ids) = payload_keys(taken);
+    let (environment_ids, request_ids) = keys(taken, |event| event.request_id.0);
     Ok(client
-        .query(&statement, &[&environment_ids, &payload_ids])
+        .query(&statement, &[&environment_ids, &request_ids])
         .await?)
 }
 
@@ -389,14 +443,14 @@ async fn take(
     );
     for sql in [LOCK_PAYLOADS, REMOVE_PAYLOADS] {
         let statement = client.prepared(sql).await?;
-        let (environment_ids, payload_ids) = payload_keys(taken);
+        let (environment_ids, payload_ids) = keys(taken, |event| event.payload_id);
         pipeline.execute(
             client,
             statement,
             vec![Box::new(environment_ids), Box::new(payload_ids)],
         );
     }
-    members::look(&mut pipeline, client, looked).await?;
+    members::look_again(&mut pipeline, client, looked).await?;
     let close = client.prepared(CLOSE).await?;
     let (environment_ids, webhook_ids): (Vec<&str>, Vec<&str>) = looked.iter().copied().unzip();
     pipeline.execute(
@@ -407,15 +461,14 @@ async fn take(
     pipeline.run().await
 }
 
-fn payload_keys<'a>(taken: &[Taken<'a>]) -> (Vec<&'a str>, Vec<Uuid>) {
+fn keys<'a>(taken: &[Taken<'a>], key: impl Fn(&Waiting<'_>) -> Uuid) -> (Vec<&'a str>, Vec<Uuid>) {
     taken
         .iter()
         .flat_map(|taken| {
-            let environment_id = taken.open.environment_id;
             taken
                 .events
                 .iter()
-                .map(move |event| (environment_id, event.payload_id))
+                .map(|event| (taken.open.environment_id, key(event)))
         })
         .unzip()
 }

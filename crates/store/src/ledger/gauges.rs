@@ -42,9 +42,12 @@ const OTHERS_OLDEST_DUE: &str = "\
     CROSS JOIN LATERAL (SELECT w.due FROM deliveries_waiting w WHERE w.environment_id = h.environment_id \
         AND w.webhook_id = h.webhook_id AND w.status = 'scheduled' AND w.due <= now() ORDER BY w.due LIMIT 1) AS w \
     HAVING min(w.due) IS NOT NULL";
+/// The first of those that are to be put together: for how long its oldest event has been there.
 const OLDEST_BATCH: &str = "\
-    SELECT extract(epoch FROM now() - next_look)::float8 FROM batches_open \
-    WHERE next_look <= now() AND next_look < 'infinity' ORDER BY next_look LIMIT 1";
+    SELECT extract(epoch FROM now() - min(m.created))::float8 FROM (SELECT environment_id, webhook_id FROM batches_open \
+        WHERE next_look <= now() AND next_look < 'infinity' ORDER BY next_look LIMIT 32) AS b \
+    CROSS JOIN LATERAL (SELECT w.created FROM batch_members_waiting w WHERE w.environment_id = b.environment_id \
+        AND w.webhook_id = b.webhook_id ORDER BY w.created LIMIT 1) AS m HAVING min(m.created) IS NOT NULL";
 const HELD: &str = "FROM deliveries_waiting WHERE status = 'held'";
 const OUTBOX: &str = "FROM outbox";
 const PAUSED: &str = "FROM subscriptions WHERE status = 'paused'";

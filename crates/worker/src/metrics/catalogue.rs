@@ -128,7 +128,7 @@ catalogue! {
         "From an event's consumption to the start of a delivery's first request; a batch counts from when it was put together",
         "How long this worker lets an event wait, whatever its receivers do; the promise that is worth an alert. Rate-limited subscriptions don't count";
     Histogram "delivery_lag_seconds" Seconds []
-        "From an event's consumption to its delivery",
+        "From an event's consumption to its delivery; a batch counts from when it was put together",
         "What receivers see, retries included: above 60 s it was one of those";
     Gauge "attempts_in_flight" Count []
         "HTTP requests under way in this worker",
