@@ -43,7 +43,7 @@ async fn erase(world: &World) -> Value {
 }
 
 fn counts(payloads: u64, responses: u64, cancelled: u64) -> Value {
-    json!({"payloads": payloads, "responses": responses, "cancelled": cancelled})
+    json!({"payloads": payloads, "responses": responses, "cancelled": cancelled, "moreCame": false})
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn one_that_is_killed_is_finished_by_the_next() {
     assert!(after_second.1 > 0, "{after_second:?}");
     assert_eq!(
         finished,
-        json!({"payloads": 0, "responses": after_second.1, "cancelled": 0})
+        json!({"payloads": 0, "responses": after_second.1, "cancelled": 0, "moreCame": false})
     );
     assert_eq!(left(LEFT).await, 0);
     let others = "SELECT count(*) FROM attempts a JOIN payloads p ON p.payload_id = a.request_id

@@ -49,6 +49,7 @@ pub(crate) async fn run(config: &Config, arguments: &EraseArguments) -> anyhow::
         "payloads": erased.payloads,
         "responses": erased.responses,
         "cancelled": erased.cancelled,
+        "moreCame": erased.more_came,
     });
     output::line(&result.to_string())?;
     Ok(ExitCode::SUCCESS)

@@ -108,7 +108,7 @@ pub fn migrations() -> Runner {
 async fn run(client: &mut Client, runner: &Runner) -> Result<u32, StoreError> {
     let mut wait = LockWait::new();
     loop {
-        client.batch_execute(LockWait::LIMIT).await?;
+        client.batch_execute(wait.limit()).await?;
         match runner.run_async(client).await {
             Ok(report) => {
                 return Ok(u32::try_from(report.applied_migrations().len()).unwrap_or(u32::MAX));

@@ -171,7 +171,7 @@ pub struct Claimed {
     pub attempts_before: u32,
     /// The next attempt is one that a person asked for.
     pub by_hand: Option<ByHand>,
-    /// Three claims came to no outcome, or its bytes are gone: to be settled as `Dead(WorkerLost)`, without an attempt.
+    /// Three claims came to no outcome, or its bytes are gone or erased: to be settled as `Dead(WorkerLost)`, without an attempt.
     pub lost: bool,
     /// Two claims before this one came to no outcome: nothing else of its kind should be under way with it.
     pub suspect: bool,
@@ -336,7 +336,7 @@ fn claimed(row: &Row, lease_id: Uuid) -> Claimed {
         attempts: count(row.get(5)),
         attempts_before: count(row.get(11)),
         by_hand: row.get::<_, Option<&str>>(12).and_then(ByHand::parse),
-        lost: count(row.get(6)) > CLAIMS_MAX || data.is_none(),
+        lost: count(row.get(6)) > CLAIMS_MAX || data.is_none_or(<[u8]>::is_empty),
         suspect: count(row.get(6)) >= CLAIMS_MAX,
         age: duration(row.get(7)),
         payload: Payload {

@@ -42,13 +42,17 @@ const PORTION: &str = "\
         WINDOW in_order AS (ORDER BY payload_id ROWS UNBOUNDED PRECEDING)) AS portion \
     WHERE nth = 1 OR bytes <= $4 ORDER BY payload_id";
 const WAITING: &str = "payloads_waiting WHERE environment_id = $1";
+/// By the events, of which there may be few among millions of payloads.
 const BATCHED: &str = "\
-    payloads_waiting p WHERE environment_id = $1 AND EXISTS (SELECT FROM batch_members_waiting m \
-        WHERE m.environment_id = p.environment_id AND m.payload_id = p.payload_id)";
+    (SELECT m.payload_id, p.data FROM (SELECT DISTINCT payload_id FROM batch_members_waiting \
+            WHERE environment_id = $1 AND payload_id > $2 ORDER BY payload_id LIMIT $3) AS m \
+        JOIN payloads_waiting p ON p.environment_id = $1 AND p.payload_id = m.payload_id) AS batched WHERE true";
 const HISTORY: &str = "payloads WHERE environment_id = $1 AND settled_on = $5";
+/// Days of a table of history: deliveries are kept longer than payloads, and one that waited long shares its payload with
+/// others that were settled long before it.
 const DAYS: &str = "\
     SELECT to_date(right(c.relname, 8), 'YYYYMMDD') \
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'payloads'::regclass ORDER BY 1";
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass($1) ORDER BY 1";
 const DELIVERIES: &str = "\
     SELECT request_id, payload_id FROM deliveries \
     WHERE environment_id = $1 AND settled_on = $2 AND request_id > $3 ORDER BY request_id LIMIT $4";
@@ -155,7 +159,7 @@ struct Erasure<'a, P> {
 impl<P: FnMut(ErasureProgress)> Erasure<'_, P> {
     /// Looks through everything once; whether there was something of theirs.
     async fn look(&mut self) -> Result<bool, StoreError> {
-        let days = self.days().await?;
+        let days = self.days("payloads").await?;
         let history = days.iter().copied().map(Place::History);
         let places: Vec<Place> = [Place::Batched, Place::Waiting]
             .into_iter()
@@ -174,16 +178,16 @@ impl<P: FnMut(ErasureProgress)> Erasure<'_, P> {
                 self.found
                     .extend(portion.empty.into_iter().filter(unfinished));
                 if self.found.len() >= FOUND_MAX {
-                    self.finish(&days).await?;
+                    self.finish().await?;
                 }
             }
         }
-        self.finish(&days).await?;
+        self.finish().await?;
         Ok(any)
     }
 
     /// Erases the responses to the deliveries of what was found.
-    async fn finish(&mut self, days: &[Date]) -> Result<(), StoreError> {
+    async fn finish(&mut self) -> Result<(), StoreError> {
         if self.found.is_empty() {
             return Ok(());
         }
@@ -191,9 +195,9 @@ impl<P: FnMut(ErasureProgress)> Erasure<'_, P> {
         self.wait_for_writers().await?;
         let found: Vec<Uuid> = self.found.iter().copied().collect();
         self.empty(&found).await?;
-        for day in days {
+        for day in self.days("deliveries").await? {
             let mut after = Uuid::nil();
-            while let Some(last) = self.erase_responses(*day, after).await? {
+            while let Some(last) = self.erase_responses(day, after).await? {
                 after = last;
             }
         }
@@ -243,11 +247,11 @@ impl<P: FnMut(ErasureProgress)> Erasure<'_, P> {
         });
     }
 
-    async fn days(&self) -> Result<Vec<Date>, StoreError> {
+    async fn days(&self, table: &str) -> Result<Vec<Date>, StoreError> {
         let client = self.store.checkout().await?;
         let rows = limited(async {
             let days = client.prepared(DAYS).await?;
-            Ok(client.query(&days, &[]).await?)
+            Ok(client.query(&days, &[&table]).await?)
         })
         .await?;
         client.done();

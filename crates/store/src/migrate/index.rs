@@ -139,7 +139,7 @@ async fn concurrently(
 async fn shortly(client: &Client, statement: &str) -> Result<(), StoreError> {
     let mut wait = LockWait::new();
     loop {
-        client.batch_execute(LockWait::LIMIT).await?;
+        client.batch_execute(wait.limit()).await?;
         match client.batch_execute(statement).await {
             Ok(()) => return Ok(()),
             Err(error) if lock_wait::is_over(&error) => wait.pause().await?,

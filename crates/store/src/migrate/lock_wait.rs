@@ -13,20 +13,34 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Then somebody has to look who keeps the table.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(600);
 
+/// One try in so many waits longer: Postgres ends an autovacuum that is in the way, but only for whom it has kept waiting
+/// for `deadlock_timeout`, 1 s by default.
+const PATIENT_EVERY: u32 = 10;
+
 /// The tries of one change.
 pub(super) struct LockWait {
     began: Instant,
+    tries: u32,
 }
 
 impl LockWait {
-    /// So long one try waits, and all others behind it.
-    pub(super) const LIMIT: &str = "SET lock_timeout = '200ms'";
     /// For what nobody waits behind.
     pub(super) const NO_LIMIT: &str = "SET lock_timeout = 0";
 
     pub(super) fn new() -> Self {
         Self {
             began: Instant::now(),
+            tries: 0,
+        }
+    }
+
+    /// Sets how long the next try waits, and all others behind it.
+    pub(super) fn limit(&mut self) -> &'static str {
+        self.tries += 1;
+        if self.tries.is_multiple_of(PATIENT_EVERY) {
+            "SET lock_timeout = '1500ms'"
+        } else {
+            "SET lock_timeout = '200ms'"
         }
     }
 
