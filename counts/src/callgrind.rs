@@ -72,7 +72,15 @@ pub(crate) fn tools() -> anyhow::Result<String> {
     // The allocator is its; others than glibc may not know the variable.
     let c_library = said(Command::new("getconf").arg("GNU_LIBC_VERSION"))
         .unwrap_or_else(|_| "another C library".into());
-    Ok(format!("{}, {valgrind}, {c_library}", env!("COMPILER")))
+    // Valgrind's processor has what this one has of it, and the C library chooses its copies by that.
+    let processor = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let vectors = if processor.split_whitespace().any(|flag| flag == "avx2") {
+        "AVX2"
+    } else {
+        "no AVX2"
+    };
+    let compiler = env!("COMPILER");
+    Ok(format!("{compiler}, {valgrind}, {c_library}, {vectors}"))
 }
 
 fn said(command: &mut Command) -> std::io::Result<String> {

@@ -3,10 +3,9 @@
 use std::time::{Duration, Instant};
 
 use tests::wait::wait_until;
-use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{EVENTS, EXCHANGE, SOON, World, message};
+use crate::world::{EVENTS, SOON, World, steady_load};
 
 const WORKERS: usize = 3;
 const EVENTS_PER_SECOND: u32 = 100;
@@ -23,17 +22,7 @@ async fn a_rolling_restart_of_three_workers_repeats_nothing_and_leaves_no_gap() 
     }
     let publisher = world.stage.broker().await;
     let enough = CancellationToken::new();
-    let load = async {
-        let mut ticks = interval(Duration::from_secs(1) / EVENTS_PER_SECOND);
-        let mut sent = 0;
-        while !enough.is_cancelled() {
-            ticks.tick().await;
-            let body = message("card-published", &format!("ev-{sent}"));
-            publisher.publish(EXCHANGE, "card-published", &body).await;
-            sent += 1;
-        }
-        sent
-    };
+    let load = steady_load(&publisher, EVENTS_PER_SECOND, &enough);
     let restarts = async {
         world.receiver.wait_for(50, "/hook", SOON).await;
         for worker in &mut workers {

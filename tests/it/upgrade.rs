@@ -10,10 +10,9 @@ use tests::servers::connect;
 use tests::stage::Stage;
 use tests::wait::wait_until;
 use tokio::task::JoinSet;
-use tokio::time::interval;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{EVENTS, EXCHANGE, SOON, World, message, store_at, test_settings};
+use crate::world::{EVENTS, SOON, World, steady_load, store_at, test_settings};
 
 const EVENTS_PER_SECOND: u32 = 100;
 /// Between two requests at the receiver, a hundred of which are due each second.
@@ -47,17 +46,7 @@ async fn a_migration_under_load_stalls_loses_and_repeats_nothing() {
         world.worker_with(&settings).await,
     ];
     let (publisher, enough) = (world.stage.broker().await, CancellationToken::new());
-    let load = async {
-        let mut ticks = interval(Duration::from_secs(1) / EVENTS_PER_SECOND);
-        let mut sent = 0;
-        while !enough.is_cancelled() {
-            ticks.tick().await;
-            let body = message("card-published", &format!("ev-{sent}"));
-            publisher.publish(EXCHANGE, "card-published", &body).await;
-            sent += 1;
-        }
-        sent
-    };
+    let load = steady_load(&publisher, EVENTS_PER_SECOND, &enough);
     let upgrade = async {
         world.receiver.wait_for(50, "/hook", SOON).await;
         // A query that lasts, or a backup: no column can be added to what it reads.

@@ -10,6 +10,8 @@ use tests::receiver::{Received, Receiver};
 use tests::servers::{Session, connect};
 use tests::stage::Stage;
 use tests::wait::wait_until;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use webhook::{DeliveryStatus, Method, RequestId, Secret, SigningKey};
 
@@ -170,6 +172,23 @@ impl World {
     pub(crate) async fn number(&self, query: &str) -> i64 {
         self.sql.query_one(query, &[]).await.unwrap().get(0)
     }
+}
+
+/// Publishes `ev-0`, `ev-1` and so on, so many a second, until it is enough; returns how many.
+pub(crate) async fn steady_load(
+    publisher: &Broker,
+    per_second: u32,
+    enough: &CancellationToken,
+) -> usize {
+    let mut ticks = interval(Duration::from_secs(1) / per_second);
+    let mut sent = 0;
+    while !enough.is_cancelled() {
+        ticks.tick().await;
+        let body = message("card-published", &format!("ev-{sent}"));
+        publisher.publish(EXCHANGE, "card-published", &body).await;
+        sent += 1;
+    }
+    sent
 }
 
 /// Declares what the product consumes and publishes to.

@@ -214,7 +214,8 @@ impl Claimer {
                 endpoint.as_ref(),
             );
             if let Some(per_second) = endpoint.as_ref().and_then(|endpoint| endpoint.rate_limit) {
-                deliverer.lanes.had_turn(&delivery.webhook_id, per_second);
+                let webhook_id = &delivery.webhook_id;
+                deliverer.lanes.had_turn(webhook_id, per_second, claimed_at);
             }
             let alone = if claimed.suspect {
                 suspect.take()

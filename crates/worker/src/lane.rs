@@ -218,11 +218,11 @@ impl Lanes {
         }
     }
 
-    /// This worker has claimed of a rate-limited subscription: the next turn is the others'.
-    pub(crate) fn had_turn(&self, webhook_id: &Arc<str>, per_second: NonZeroU32) {
+    /// This worker has claimed of a rate-limited subscription, then: the next turn is the others'.
+    pub(crate) fn had_turn(&self, webhook_id: &Arc<str>, per_second: NonZeroU32, at: Instant) {
         let left = rand::random_range(NEXT_TURN_LEFT) + 1.0 / f64::from(per_second.get());
         if let Some(lane) = self.lock().lanes.get_mut(webhook_id) {
-            lane.turn_at = Some(Instant::now() + Duration::from_secs_f64(left));
+            lane.turn_at = Some(at + Duration::from_secs_f64(left));
         }
     }
 
@@ -661,7 +661,7 @@ mod tests {
         let per_second = NonZeroU32::new(50).unwrap();
         let began = Instant::now();
         let place = claimed(&lanes, &endpoint);
-        lanes.had_turn(&endpoint.webhook_id, per_second);
+        lanes.had_turn(&endpoint.webhook_id, per_second, Instant::now());
         let turn_at = lanes.slots().turn_at.unwrap();
         assert!(turn_at - began >= Duration::from_millis(20 + 20));
 
@@ -680,7 +680,7 @@ mod tests {
     fn a_change_of_its_environment_ends_the_courtesy() {
         let (lanes, endpoint) = (lanes(8, 100), proven("hook"));
         let _place = claimed(&lanes, &endpoint);
-        lanes.had_turn(&endpoint.webhook_id, NonZeroU32::MIN);
+        lanes.had_turn(&endpoint.webhook_id, NonZeroU32::MIN, Instant::now());
 
         lanes.changed("env-2");
         assert_eq!(free(&lanes), [0]);

@@ -284,6 +284,10 @@ pub(crate) async fn end(
     settle::move_rows(&mut pipeline, client, &settling).await?;
     settle::move_payloads(&mut pipeline, client, &settling).await?;
     settle::announce_dead(&mut pipeline, client, &settling).await?;
+    // What had no attempt says nothing of its receiver.
+    let tried = settling.iter().filter(|row| row.settled.attempts > 0);
+    let tried: Vec<Settling<'_>> = tried.copied().collect();
+    settle::pause_failing(&mut pipeline, client, &tried).await?;
     let expired = |row: &Settling<'_>| row.settled.reason == Some(DeadReason::HeldTooLong);
     if settling.iter().any(expired) {
         let (environment_id, webhook_id) = (webhook.environment_id, webhook.webhook_id);
