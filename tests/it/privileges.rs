@@ -230,7 +230,7 @@ async fn with_the_rights_of_the_page_roles_of_postgres_migrate_work_and_make_par
         &world.environment(&[("POSTRIDER__POSTGRES__URL", &api)]),
     )
     .await;
-    let expected = "{\"cancelled\":0,\"payloads\":1,\"responses\":3}\n";
+    let expected = "{\"cancelled\":0,\"moreCame\":false,\"payloads\":1,\"responses\":3}\n";
     assert_eq!(erased.stdout, expected, "{}", erased.stderr);
     let session = tests::servers::connect(&api).await;
     for refused in [
