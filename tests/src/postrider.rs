@@ -175,15 +175,6 @@ impl Postrider {
         self.process.cpu_time()
     }
 
-    /// How many files it has open.
-    ///
-    /// # Panics
-    /// If it has ended.
-    pub fn open_files(&self) -> u64 {
-        let files = fs::read_dir(format!("/proc/{}/fd", self.id())).expect("it runs");
-        files.count() as u64
-    }
-
     /// Sets how many files it may have open from now on; its hard limit stays.
     ///
     /// # Panics
