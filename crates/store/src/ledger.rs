@@ -25,6 +25,7 @@ mod settle;
 mod standing;
 mod straight;
 mod sweep;
+mod tries;
 mod turns;
 pub(crate) mod units;
 mod waiting;

@@ -14,13 +14,15 @@ use uuid::Uuid;
 use webhook::{Batch, Envelope, Member, RequestId, batch_data};
 
 use crate::checkout::{Checkout, limited};
-use crate::error::{StoreError, Unavailable};
+use crate::error::StoreError;
 use crate::ledger::commit::write_group;
 use crate::ledger::group::Group;
 use crate::ledger::members;
 use crate::ledger::pipeline::Pipeline;
 use crate::ledger::record::{Delivery, Payload, Record, Step, Written};
+use crate::ledger::settle;
 use crate::ledger::standing;
+use crate::ledger::tries::Tries;
 use crate::ledger::units::{count, duration, integer};
 use crate::pace::Pace;
 use crate::pool::Store;
@@ -34,8 +36,6 @@ const ROUND_EVENTS_MAX: usize = 2000;
 const ROUND_DELIVERIES_MAX: usize = 500;
 /// Events of one subscription that a round reads at least, if there are so many: several small batches go at once.
 const READ_LEAST: u32 = 500;
-/// Two that stood in each other's way are tried again so often.
-const CONFLICTS_MAX: u32 = 5;
 /// What stands as a batch's type; its event's id is that of its first event.
 const BATCH_TYPE: &str = "batch";
 
@@ -70,11 +70,6 @@ const TAKE: &str = "\
     SELECT environment_id, request_id, batch_request_id, (now() AT TIME ZONE 'UTC')::date \
     FROM taken WHERE batch_request_id IS NOT NULL \
     ON CONFLICT (environment_id, request_id, batched_on) DO NOTHING";
-/// Before the one that looks, as with deliveries' payloads.
-const LOCK_PAYLOADS: &str = "\
-    SELECT FROM unnest($1::text[], $2::uuid[]) AS u(environment_id, payload_id) \
-        JOIN payloads_waiting p ON p.environment_id = u.environment_id AND p.payload_id = u.payload_id \
-    ORDER BY p.environment_id, p.payload_id FOR UPDATE OF p";
 const REMOVE_PAYLOADS: &str = "\
     DELETE FROM payloads_waiting p USING unnest($1::text[], $2::uuid[]) AS u(environment_id, payload_id) \
     WHERE p.environment_id = u.environment_id AND p.payload_id = u.payload_id \
@@ -116,7 +111,7 @@ impl Store {
     /// # Errors
     /// `Unavailable`: what was to be put together stays as it stood, or is put together.
     pub async fn make_batches(&self) -> Result<Batches, StoreError> {
-        let (mut conflicts, mut partitions_made) = (0, false);
+        let mut tries = Tries::default();
         loop {
             let client = self.checkout().await?;
             match limited(round(&client)).await {
@@ -124,17 +119,10 @@ impl Store {
                     client.done();
                     return Ok(batches);
                 }
-                Err(StoreError::Unavailable(Unavailable::Server(error)))
-                    if error.is_conflict() && conflicts < CONFLICTS_MAX =>
-                {
-                    conflicts += 1;
-                }
-                Err(error) if error.is_missing_partition() && !partitions_made => {
+                Err(error) => {
                     drop(client);
-                    self.ensure_partitions(0).await?;
-                    partitions_made = true;
+                    tries.again(self, error).await?;
                 }
-                Err(error) => return Err(error),
             }
         }
     }
@@ -407,7 +395,8 @@ impl Left {
 
 async fn lock(client: &Checkout, taken: &[Taken<'_>]) -> Result<Vec<Row>, StoreError> {
     let statement = client.prepared(DATA).await?;
-    let (environment_ids, request_ids) = keys(taken, |event| event.request_id.0);
+    let (environment_ids, request_ids): (Vec<&str>, Vec<Uuid>) =
+        keys(taken, |event| event.request_id.0).unzip();
     Ok(client
         .query(&statement, &[&environment_ids, &request_ids])
         .await?)
@@ -441,34 +430,24 @@ async fn take(
             Box::new(batch_ids),
         ],
     );
-    for sql in [LOCK_PAYLOADS, REMOVE_PAYLOADS] {
-        let statement = client.prepared(sql).await?;
-        let (environment_ids, payload_ids) = keys(taken, |event| event.payload_id);
-        pipeline.execute(
-            client,
-            statement,
-            vec![Box::new(environment_ids), Box::new(payload_ids)],
-        );
+    for sql in [settle::LOCK_PAYLOADS, REMOVE_PAYLOADS] {
+        let payloads = keys(taken, |event| event.payload_id);
+        pipeline.execute_keyed(client, sql, payloads).await?;
     }
     members::look_again(&mut pipeline, client, looked).await?;
-    let close = client.prepared(CLOSE).await?;
-    let (environment_ids, webhook_ids): (Vec<&str>, Vec<&str>) = looked.iter().copied().unzip();
-    pipeline.execute(
-        client,
-        close,
-        vec![Box::new(environment_ids), Box::new(webhook_ids)],
-    );
+    let webhooks = looked.iter().copied();
+    pipeline.execute_keyed(client, CLOSE, webhooks).await?;
     pipeline.run().await
 }
 
-fn keys<'a>(taken: &[Taken<'a>], key: impl Fn(&Waiting<'_>) -> Uuid) -> (Vec<&'a str>, Vec<Uuid>) {
-    taken
-        .iter()
-        .flat_map(|taken| {
-            taken
-                .events
-                .iter()
-                .map(|event| (taken.open.environment_id, key(event)))
-        })
-        .unzip()
+fn keys<'a>(
+    taken: &[Taken<'a>],
+    key: impl Fn(&Waiting<'_>) -> Uuid,
+) -> impl Iterator<Item = (&'a str, Uuid)> {
+    taken.iter().flat_map(move |taken| {
+        let environment_id = taken.open.environment_id;
+        let keys = taken.events.iter().map(&key);
+        keys.map(move |key| (environment_id, key))
+            .collect::<Vec<_>>()
+    })
 }

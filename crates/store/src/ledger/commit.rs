@@ -7,7 +7,7 @@ use uuid::Uuid;
 use webhook::DeadReason;
 
 use crate::checkout::{Checkout, limited};
-use crate::error::{StoreError, Unavailable};
+use crate::error::StoreError;
 use crate::ledger::group::{Entry, Group};
 use crate::ledger::heads::{self, Look};
 use crate::ledger::merge::{Place, Settled, Wait, Waiting, merge};
@@ -15,11 +15,10 @@ use crate::ledger::pipeline::Pipeline;
 use crate::ledger::record::{Attempt, Record, Step, Written};
 use crate::ledger::settle::{self, Settling};
 use crate::ledger::standing::{self, Standing};
+use crate::ledger::tries::Tries;
 use crate::ledger::{members, straight, waiting};
 use crate::pool::Store;
 
-/// Two groups that stood in each other's way are tried again so often.
-const CONFLICTS_MAX: u32 = 5;
 /// What was written as held is looked at by the sweep after so long: its subscription may have been resumed meanwhile.
 const HELD_SWEEP_SECONDS: f64 = 5.0;
 
@@ -38,7 +37,7 @@ impl Store {
             return Ok(Vec::new());
         }
         let group = Group::new(records);
-        let (mut conflicts, mut partitions_made) = (0, false);
+        let mut tries = Tries::default();
         loop {
             let client = self.checkout().await?;
             match limited(commit_group(&client, &group)).await {
@@ -47,17 +46,10 @@ impl Store {
                     let written = |entry: &usize| places[*entry].written();
                     return Ok(group.entry_of_record.iter().map(written).collect());
                 }
-                Err(StoreError::Unavailable(Unavailable::Server(error)))
-                    if error.is_conflict() && conflicts < CONFLICTS_MAX =>
-                {
-                    conflicts += 1;
-                }
-                Err(error) if error.is_missing_partition() && !partitions_made => {
+                Err(error) => {
                     drop(client);
-                    self.ensure_partitions(0).await?;
-                    partitions_made = true;
+                    tries.again(self, error).await?;
                 }
-                Err(error) => return Err(error),
             }
         }
     }

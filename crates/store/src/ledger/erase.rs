@@ -10,6 +10,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use time::Date;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 use webhook::is_of_end_user;
 
@@ -269,20 +270,14 @@ impl<P: FnMut(ErasureProgress)> Erasure<'_, P> {
             };
             let sql = PORTION.replacen("{}", from, 1);
             let portion = client.prepared(&sql).await?;
-            let (environment_id, rows, bytes) =
-                (&self.environment_id, &PORTION_ROWS, &PORTION_BYTES_MAX);
-            Ok(match day {
-                None => {
-                    client
-                        .query(&portion, &[environment_id, &after, rows, bytes])
-                        .await?
-                }
-                Some(day) => {
-                    client
-                        .query(&portion, &[environment_id, &after, rows, bytes, day])
-                        .await?
-                }
-            })
+            let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
+                &self.environment_id,
+                &after,
+                &PORTION_ROWS,
+                &PORTION_BYTES_MAX,
+            ];
+            parameters.extend(day.map(|day| day as &(dyn ToSql + Sync)));
+            Ok(client.query(&portion, &parameters).await?)
         })
         .await?;
         client.done();

@@ -5,15 +5,13 @@
 use uuid::Uuid;
 
 use crate::checkout::{Checkout, limited};
-use crate::error::{StoreError, Unavailable};
+use crate::error::StoreError;
 use crate::ledger::merge::ended;
 use crate::ledger::pipeline::Pipeline;
 use crate::ledger::settle::{self, Settling};
+use crate::ledger::tries::Tries;
 use crate::ledger::units::count;
 use crate::pool::Store;
-
-/// Others who write the same deliveries meanwhile are met so often.
-const CONFLICTS_MAX: u32 = 5;
 
 /// In the order of the keys, as every worker locks them.
 const WAITING: &str = "\
@@ -60,7 +58,7 @@ impl Store {
         if payload_ids.is_empty() {
             return Ok(Emptied::default());
         }
-        let (mut conflicts, mut partitions_made) = (0, false);
+        let mut tries = Tries::default();
         loop {
             let client = self.checkout().await?;
             match limited(empty(&client, environment_id, payload_ids)).await {
@@ -68,17 +66,10 @@ impl Store {
                     client.done();
                     return Ok(emptied);
                 }
-                Err(StoreError::Unavailable(Unavailable::Server(error)))
-                    if error.is_conflict() && conflicts < CONFLICTS_MAX =>
-                {
-                    conflicts += 1;
-                }
-                Err(error) if error.is_missing_partition() && !partitions_made => {
+                Err(error) => {
                     drop(client);
-                    self.ensure_partitions(0).await?;
-                    partitions_made = true;
+                    tries.again(self, error).await?;
                 }
-                Err(error) => return Err(error),
             }
         }
     }

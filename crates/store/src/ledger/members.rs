@@ -87,13 +87,8 @@ pub(crate) async fn join<'a>(
         .collect();
     webhooks.sort_unstable();
     webhooks.dedup();
-    let open = client.prepared(OPEN).await?;
-    let (environment_ids, webhook_ids): (Vec<&str>, Vec<&str>) = webhooks.iter().copied().unzip();
-    pipeline.execute(
-        client,
-        open,
-        vec![Box::new(environment_ids), Box::new(webhook_ids)],
-    );
+    let open = webhooks.iter().copied();
+    pipeline.execute_keyed(client, OPEN, open).await?;
     let insert = client.prepared(INSERT).await?;
     pipeline.execute(client, insert, insert_columns(entries));
     look(pipeline, client, LOOK, &webhooks).await?;
@@ -138,15 +133,12 @@ async fn look<'a>(
 
 fn insert_columns<'a>(entries: &[&'a Entry<'a>]) -> Columns<'a> {
     let entries = || entries.iter().copied();
-    let deliveries = || entries().map(|entry| entry.delivery);
-    vec![
-        Box::new(entries().map(Entry::environment_id).collect::<Vec<_>>()),
-        Box::new(entries().map(Entry::request_id).collect::<Vec<_>>()),
-        Box::new(deliveries().map(|d| &*d.webhook_id).collect::<Vec<_>>()),
-        Box::new(deliveries().map(|d| &*d.event_id).collect::<Vec<_>>()),
-        Box::new(deliveries().map(|d| &*d.event_type).collect::<Vec<_>>()),
+    let mut columns = waiting::identity_columns(entries());
+    let own: Columns<'a> = vec![
         Box::new(entries().map(|e| seconds(e.age)).collect::<Vec<_>>()),
         Box::new(entries().map(|e| e.payload.id).collect::<Vec<_>>()),
         Box::new(entries().map(waiting::payload_bytes).collect::<Vec<_>>()),
-    ]
+    ];
+    columns.extend(own);
+    columns
 }

@@ -39,6 +39,23 @@ impl<'a> Pipeline<'a> {
         }));
     }
 
+    /// A statement whose parameters are environments and what each of them has.
+    pub(crate) async fn execute_keyed<T>(
+        &mut self,
+        client: &'a Checkout,
+        sql: &str,
+        keys: impl Iterator<Item = (&'a str, T)>,
+    ) -> Result<(), StoreError>
+    where
+        Vec<T>: ToSql + Sync + Send + 'a,
+    {
+        let statement = client.prepared(sql).await?;
+        let (environment_ids, others): (Vec<&str>, Vec<T>) = keys.unzip();
+        let columns: Columns<'a> = vec![Box::new(environment_ids), Box::new(others)];
+        self.execute(client, statement, columns);
+        Ok(())
+    }
+
     /// A command without parameters.
     pub(crate) fn command(&mut self, client: &'a Checkout, sql: &'static str) {
         self.steps.push(Box::pin(

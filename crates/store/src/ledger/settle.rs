@@ -1,7 +1,6 @@
 //! Settles what waited: row, attempts and payload move to history, and what is to be published in consequence goes into
 //! the outbox, all in the caller's transaction. Used by `commit` and by `sweep`.
 
-use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 use webhook::{DeadReason, DeliveryStatus};
 
@@ -57,7 +56,7 @@ const DROP: &str = "\
 
 /// Two that settle the last two deliveries of one payload must not each leave it to the other: the lock makes the
 /// second one look after the first has committed. Hence a statement of its own, before the one that looks.
-const LOCK_PAYLOADS: &str = "\
+pub(crate) const LOCK_PAYLOADS: &str = "\
     SELECT FROM unnest($1::text[], $2::uuid[]) AS u(environment_id, payload_id) \
         JOIN payloads_waiting p ON p.environment_id = u.environment_id AND p.payload_id = u.payload_id \
     ORDER BY p.environment_id, p.payload_id FOR UPDATE OF p";
@@ -167,7 +166,7 @@ pub(crate) async fn drop_rows<'a>(
     }
     for sql in [LOCK_ROWS, DROP] {
         let keys = rows.iter().map(|row| (row.0, row.1));
-        execute_keyed(pipeline, client, sql, keys).await?;
+        pipeline.execute_keyed(client, sql, keys).await?;
     }
     let used = rows.iter().map(|row| (row.0, row.2)).collect();
     move_used(pipeline, client, used).await
@@ -197,28 +196,10 @@ async fn move_used<'a>(
     used.sort_unstable();
     used.dedup();
     for sql in [LOCK_PAYLOADS, MOVE_PAYLOADS] {
-        execute_keyed(pipeline, client, sql, used.iter().copied()).await?;
+        pipeline
+            .execute_keyed(client, sql, used.iter().copied())
+            .await?;
     }
-    Ok(())
-}
-
-/// A statement whose parameters are environments and what each of them has.
-async fn execute_keyed<'a, T>(
-    pipeline: &mut Pipeline<'a>,
-    client: &'a Checkout,
-    sql: &str,
-    keys: impl Iterator<Item = (&'a str, T)>,
-) -> Result<(), StoreError>
-where
-    Vec<T>: ToSql + Sync + Send + 'a,
-{
-    let statement = client.prepared(sql).await?;
-    let (environment_ids, others): (Vec<&str>, Vec<T>) = keys.unzip();
-    pipeline.execute(
-        client,
-        statement,
-        vec![Box::new(environment_ids), Box::new(others)],
-    );
     Ok(())
 }
 
@@ -308,5 +289,7 @@ pub(crate) async fn disable_gone<'a>(
     if webhooks.is_empty() {
         return Ok(());
     }
-    execute_keyed(pipeline, client, GONE, webhooks.iter().copied()).await
+    pipeline
+        .execute_keyed(client, GONE, webhooks.iter().copied())
+        .await
 }

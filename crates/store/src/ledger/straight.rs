@@ -4,6 +4,7 @@ use crate::ledger::group::Entry;
 use crate::ledger::merge::Settled;
 use crate::ledger::pipeline::Columns;
 use crate::ledger::units::{integer, seconds};
+use crate::ledger::waiting;
 
 /// Settled deliveries. What stands already for the same day stays, but that `delivered` wins.
 pub(crate) const DELIVERIES: &str = "\
@@ -39,19 +40,16 @@ pub(crate) const PAYLOADS: &str = "\
 /// [`DELIVERIES`]' columns.
 pub(crate) fn delivery_columns<'a>(rows: &[(&'a Entry<'a>, Settled)]) -> Columns<'a> {
     let entries = || rows.iter().map(|(entry, _)| *entry);
-    let deliveries = || entries().map(|entry| entry.delivery);
     let settled = || rows.iter().map(|(_, settled)| settled);
     let reason = |s: &Settled| s.reason.map(webhook::DeadReason::as_str);
-    vec![
-        Box::new(entries().map(Entry::environment_id).collect::<Vec<_>>()),
-        Box::new(entries().map(Entry::request_id).collect::<Vec<_>>()),
-        Box::new(deliveries().map(|d| &*d.webhook_id).collect::<Vec<_>>()),
-        Box::new(deliveries().map(|d| &*d.event_id).collect::<Vec<_>>()),
-        Box::new(deliveries().map(|d| &*d.event_type).collect::<Vec<_>>()),
+    let mut columns = waiting::identity_columns(entries());
+    let own: Columns<'a> = vec![
         Box::new(settled().map(|s| s.status.as_str()).collect::<Vec<_>>()),
         Box::new(settled().map(reason).collect::<Vec<_>>()),
         Box::new(settled().map(|s| integer(s.attempts)).collect::<Vec<_>>()),
         Box::new(entries().map(|e| seconds(e.age)).collect::<Vec<_>>()),
         Box::new(entries().map(|e| e.payload.id).collect::<Vec<_>>()),
-    ]
+    ];
+    columns.extend(own);
+    columns
 }

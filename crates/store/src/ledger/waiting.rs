@@ -75,12 +75,8 @@ pub(crate) fn insert_columns<'a>(rows: &[(&'a Entry<'a>, Waiting)]) -> Columns<'
     let entries = || rows.iter().map(|(entry, _)| *entry);
     let deliveries = || entries().map(|entry| entry.delivery);
     let waits = || rows.iter().map(|(_, waiting)| waiting);
-    vec![
-        Box::new(entries().map(Entry::environment_id).collect::<Vec<_>>()),
-        Box::new(entries().map(Entry::request_id).collect::<Vec<_>>()),
-        Box::new(deliveries().map(|d| &*d.webhook_id).collect::<Vec<_>>()),
-        Box::new(deliveries().map(|d| &*d.event_id).collect::<Vec<_>>()),
-        Box::new(deliveries().map(|d| &*d.event_type).collect::<Vec<_>>()),
+    let mut columns = identity_columns(entries());
+    let own: Columns<'a> = vec![
         Box::new(waits().map(|w| integer(w.attempts)).collect::<Vec<_>>()),
         Box::new(waits().map(|w| integer(w.claims)).collect::<Vec<_>>()),
         Box::new(entries().map(|e| seconds(e.age)).collect::<Vec<_>>()),
@@ -93,7 +89,9 @@ pub(crate) fn insert_columns<'a>(rows: &[(&'a Entry<'a>, Waiting)]) -> Columns<'
                 .map(|d| d.trace.map(|trace| trace.to_string()))
                 .collect::<Vec<_>>(),
         ),
-    ]
+    ];
+    columns.extend(own);
+    columns
 }
 
 /// [`UPDATE`]'s columns.
@@ -122,6 +120,21 @@ pub(crate) fn update_columns<'a>(rows: &[(&'a Entry<'a>, Waiting)]) -> Columns<'
                 .map(|w| w.wait == Wait::AsScheduled)
                 .collect::<Vec<_>>(),
         ),
+    ]
+}
+
+/// Who deliveries are, for what waits and for history alike: environment, requestId, webhook, event and its type.
+pub(crate) fn identity_columns<'a>(
+    entries: impl Iterator<Item = &'a Entry<'a>> + Clone,
+) -> Columns<'a> {
+    let entries = || entries.clone();
+    let deliveries = || entries().map(|entry| entry.delivery);
+    vec![
+        Box::new(entries().map(Entry::environment_id).collect::<Vec<_>>()),
+        Box::new(entries().map(Entry::request_id).collect::<Vec<_>>()),
+        Box::new(deliveries().map(|d| &*d.webhook_id).collect::<Vec<_>>()),
+        Box::new(deliveries().map(|d| &*d.event_id).collect::<Vec<_>>()),
+        Box::new(deliveries().map(|d| &*d.event_type).collect::<Vec<_>>()),
     ]
 }
 
