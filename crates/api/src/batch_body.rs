@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use webhook::{Batch, Fault};
 
-use crate::body::unknown_keys;
+use crate::body::object_or_null;
 
 /// Its members; only the first must be given.
 pub(crate) const KEYS: [&str; 3] = ["maxEvents", "maxWait", "maxBytes"];
@@ -30,16 +30,7 @@ pub(crate) fn patch(
     value: &Value,
     faults: &mut Vec<Fault>,
 ) -> Option<Batch> {
-    let Value::Object(given) = value else {
-        if !value.is_null() {
-            faults.push(Fault::new("#/batch", "must be an object or null"));
-        }
-        return None;
-    };
-    for mut fault in unknown_keys(given, &KEYS) {
-        fault.pointer.insert_str(1, "/batch");
-        faults.push(fault);
-    }
+    let given = object_or_null(value, "batch", &KEYS, faults)?;
     let (mut events_max, mut wait_max, mut bytes_max) = (None, None, None);
     if let Some(standing) = standing {
         events_max = Some(standing.events_max);

@@ -89,6 +89,26 @@ pub(crate) fn unknown_keys(object: &Map<String, Value>, known: &[&str]) -> Vec<F
         .collect()
 }
 
+/// The object that a member is, which may have these keys; none for null, which is its absence, and for what is wrong.
+pub(crate) fn object_or_null<'v>(
+    value: &'v Value,
+    key: &str,
+    known: &[&str],
+    faults: &mut Vec<Fault>,
+) -> Option<&'v Map<String, Value>> {
+    let Value::Object(object) = value else {
+        if !value.is_null() {
+            faults.push(Fault::new(pointer(key), "must be an object or null"));
+        }
+        return None;
+    };
+    for fault in unknown_keys(object, known) {
+        let within = pointer(key) + &fault.pointer[1..];
+        faults.push(Fault::new(within, fault.detail));
+    }
+    Some(object)
+}
+
 /// A member's JSON pointer, as a URI's fragment.
 pub(crate) fn pointer(key: &str) -> String {
     format!("#/{}", escape_pointer(key))

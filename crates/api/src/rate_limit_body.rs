@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use webhook::Fault;
 
 use crate::batch_body::count;
-use crate::body::unknown_keys;
+use crate::body::object_or_null;
 
 /// Its only member.
 pub(crate) const KEY: &str = "perSecond";
@@ -24,16 +24,7 @@ pub(crate) fn patch(
     value: &Value,
     faults: &mut Vec<Fault>,
 ) -> Option<NonZeroU32> {
-    let Value::Object(given) = value else {
-        if !value.is_null() {
-            faults.push(Fault::new("#/rateLimit", "must be an object or null"));
-        }
-        return None;
-    };
-    for mut fault in unknown_keys(given, &[KEY]) {
-        fault.pointer.insert_str(1, "/rateLimit");
-        faults.push(fault);
-    }
+    let given = object_or_null(value, "rateLimit", &[KEY], faults)?;
     match given.get(KEY) {
         None if standing.is_some() => standing,
         None | Some(Value::Null) => {
