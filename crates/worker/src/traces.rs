@@ -94,20 +94,9 @@ impl Traces {
         let Some(recorder) = &self.recorder else {
             return parent;
         };
-        let attributes = [
-            KeyValue::new("messaging.system", "rabbitmq"),
-            KeyValue::new("messaging.operation.name", "process"),
-            KeyValue::new("messaging.operation.type", "process"),
-            KeyValue::new("messaging.destination.name", queue.to_owned()),
-            KeyValue::new("messaging.message.body.size", bytes(hold.body().len())),
-            KeyValue::new("postrider.environment.id", event.environment_id.clone()),
-            KeyValue::new("postrider.event.id", event.id.clone()),
-            KeyValue::new("postrider.event.type", event.event_type.clone()),
-        ];
-        let builder = SpanBuilder::from_name(format!("process {queue}"))
-            .with_kind(SpanKind::Consumer)
-            .with_attributes(attributes);
-        let Some(span) = recorder.begin(builder, parent) else {
+        let body_bytes = hold.body().len();
+        let Some(span) = recorder.begin(|| process_builder(queue, event, body_bytes), parent)
+        else {
             return parent;
         };
         let trace = trace_parent(span.span_context());
@@ -124,7 +113,7 @@ impl Traces {
     ) -> AttemptSpan {
         let begun = match (&self.recorder, delivery.trace) {
             (Some(recorder), Some(parent)) => {
-                recorder.begin(attempt_builder(endpoint, delivery, number), Some(parent))
+                recorder.begin(|| attempt_builder(endpoint, delivery, number), Some(parent))
             }
             _ => None,
         };
@@ -151,14 +140,18 @@ impl Traces {
 }
 
 impl Recorder {
-    /// None if it isn't recorded.
-    fn begin(&self, builder: SpanBuilder, parent: Option<TraceParent>) -> Option<Span> {
+    /// None if it isn't recorded; where that is the producer's decision, nothing is built for it.
+    fn begin(
+        &self,
+        builder: impl FnOnce() -> SpanBuilder,
+        parent: Option<TraceParent>,
+    ) -> Option<Span> {
         let context = match parent {
             Some(parent) if !parent.is_sampled() => return None,
             Some(parent) => Context::new().with_remote_span_context(span_context(parent)),
             None => Context::new(),
         };
-        let span = builder.start_with_context(&self.tracer, &context);
+        let span = builder().start_with_context(&self.tracer, &context);
         span.span_context().is_sampled().then_some(span)
     }
 }
@@ -195,6 +188,22 @@ impl AttemptSpan {
             span.set_status(Status::error(outcome.as_str()));
         }
     }
+}
+
+fn process_builder(queue: &str, event: &Event, body_bytes: usize) -> SpanBuilder {
+    let attributes = [
+        KeyValue::new("messaging.system", "rabbitmq"),
+        KeyValue::new("messaging.operation.name", "process"),
+        KeyValue::new("messaging.operation.type", "process"),
+        KeyValue::new("messaging.destination.name", queue.to_owned()),
+        KeyValue::new("messaging.message.body.size", bytes(body_bytes)),
+        KeyValue::new("postrider.environment.id", event.environment_id.clone()),
+        KeyValue::new("postrider.event.id", event.id.clone()),
+        KeyValue::new("postrider.event.type", event.event_type.clone()),
+    ];
+    SpanBuilder::from_name(format!("process {queue}"))
+        .with_kind(SpanKind::Consumer)
+        .with_attributes(attributes)
 }
 
 fn attempt_builder(endpoint: &Endpoint, delivery: &Delivery, number: u32) -> SpanBuilder {
