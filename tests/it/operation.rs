@@ -13,7 +13,7 @@ use tests::stage::Stage;
 use tests::wait::wait_until;
 use webhook::DeliveryStatus;
 
-use crate::world::{EVENTS, SOON, World, request_id};
+use crate::world::{EVENTS, SOON, TOKEN_KEYS, World, request_id};
 
 #[tokio::test]
 async fn a_worker_waits_for_its_schema_and_says_what_to_do() {
@@ -97,6 +97,36 @@ async fn bad_configuration_ends_the_start_at_once_and_is_named() {
         "{}",
         finished.stderr
     );
+}
+
+/// Whoever is told "ready" finds the API there: it has its address before the first probe is answered.
+#[tokio::test]
+async fn an_address_that_is_taken_ends_the_start_before_anybody_is_told_that_it_is_ready() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let any = "127.0.0.1:0";
+    let world = World::new("taken_address").await;
+    for (api, admin, setting) in [
+        (taken.as_str(), any, "api.listen"),
+        (any, taken.as_str(), "admin.listen"),
+    ] {
+        let environment = world.environment(&[
+            TOKEN_KEYS,
+            ("POSTRIDER__API__LISTEN", api),
+            ("POSTRIDER__ADMIN__LISTEN", admin),
+        ]);
+
+        let ended = Postrider::run(&["api"], &environment).await;
+
+        assert!(!ended.status.success());
+        let told = format!("{setting}: can't listen on {taken}");
+        assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+        assert!(
+            !ended.stderr.contains("postrider starts"),
+            "{}",
+            ended.stderr
+        );
+    }
 }
 
 #[tokio::test]

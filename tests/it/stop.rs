@@ -9,15 +9,11 @@ use tests::servers::{Servers, free_port};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::world::{SOON, World};
+use crate::world::{SOON, TOKEN_KEYS, World};
 
 const GRACE: (&str, &str) = ("POSTRIDER__SHUTDOWN__GRACE", "1s");
 /// The grace, and what a busy machine needs to show that the process has gone.
 const LIMIT: Duration = Duration::from_millis(1_300);
-const TOKEN_KEYS: (&str, &str) = (
-    "POSTRIDER__AUTH__TOKEN_KEYS",
-    r#"["AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="]"#,
-);
 
 /// A server that takes connections and says nothing.
 async fn silent() -> (TcpListener, String) {

@@ -25,6 +25,11 @@ pub(crate) const EXCHANGE: &str = "analytics.events";
 pub(crate) const EVENTS: &str = "postrider.events";
 pub(crate) const DEAD_EVENTS: &str = "postrider.events.dead";
 pub(crate) const DEAD_DELIVERIES: &str = "postrider.deliveries.dead";
+/// What an API needs to be started.
+pub(crate) const TOKEN_KEYS: (&str, &str) = (
+    "POSTRIDER__AUTH__TOKEN_KEYS",
+    r#"["AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="]"#,
+);
 
 /// Retries after 100, 200, 400 ms, four attempts; loopback allowed.
 const SETTINGS: [(&str, &str); 9] = [

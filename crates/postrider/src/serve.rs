@@ -44,6 +44,11 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
     };
     telemetry::log(&config.log)?;
     let signals = Signals::listen()?;
+    // Bound before anybody can be told that this process is ready.
+    let api = match api {
+        Some(api) => Some((bind(&config).await?, api)),
+        None => None,
+    };
     let listener = admin::bind(config.admin_listen).await?;
     let metrics = telemetry::metrics(&config.worker.amqp.queues)?;
     worker::metrics::serves(parts != Parts::Api, parts != Parts::Worker);
@@ -60,8 +65,7 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
     tracing::info!(version = env!("CARGO_PKG_VERSION"), admin = %config.admin_listen, "postrider starts");
 
     let mut serving = JoinSet::new();
-    if let Some(api) = api {
-        let listener = bind(&config).await?;
+    if let Some((listener, api)) = api {
         tracing::info!(listen = %config.api_listen, "the API listens");
         services.spawn(events::relay(config.worker.amqp.clone(), publications));
         serving.spawn(api::serve(listener, api, stop.intake.clone()));

@@ -7,8 +7,8 @@ use tests::postrider::Postrider;
 use tests::servers::free_port;
 use tests::wait::wait_until;
 
-use super::tenant::{JSON, TOKEN_KEYS, Tenant, token};
-use crate::world::{ENV, SOON, World};
+use super::tenant::{JSON, Tenant, token};
+use crate::world::{ENV, SOON, TOKEN_KEYS, World};
 
 #[tokio::test]
 async fn each_route_is_open_to_its_role_and_environment_alone() {
@@ -223,7 +223,7 @@ async fn the_api_alone_is_ready_without_the_broker_and_says_503_for_events() {
     let listen = format!("127.0.0.1:{}", free_port());
     let settings = [
         ("POSTRIDER__API__LISTEN", listen.as_str()),
-        ("POSTRIDER__AUTH__TOKEN_KEYS", TOKEN_KEYS),
+        TOKEN_KEYS,
         ("POSTRIDER__AMQP__URL", "amqp://127.0.0.1:1/%2f"),
     ];
     let mut api = Postrider::start(&["api"], &world.environment(&settings));

@@ -14,8 +14,8 @@ use tests::postrider::Postrider;
 use tests::servers::free_port;
 use tests::wait::wait_until;
 
-use super::tenant::{JSON, TOKEN_KEYS, Tenant};
-use crate::world::{ENV, SOON, World};
+use super::tenant::{JSON, Tenant};
+use crate::world::{ENV, SOON, TOKEN_KEYS, World};
 
 /// An issuer with one key, EdDSA.
 struct Issuer {
@@ -161,7 +161,7 @@ async fn keys_that_cannot_be_used_stop_the_start() {
     replace(&path, &json!({"keys": [key]}).to_string());
 
     let environment = [
-        ("POSTRIDER__AUTH__TOKEN_KEYS", TOKEN_KEYS),
+        TOKEN_KEYS,
         ("POSTRIDER__AUTH__JWKS_FILE", path.to_str().unwrap()),
     ];
     let finished = Postrider::run(&["api"], &environment).await;

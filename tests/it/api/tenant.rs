@@ -6,10 +6,9 @@ use tests::http_call::{Answer, call_with};
 use tests::postrider::Postrider;
 use tests::servers::free_port;
 
-use crate::world::{ENV, SOON, World};
+use crate::world::{ENV, SOON, TOKEN_KEYS, World};
 
 pub(super) const JSON: (&str, &str) = ("content-type", "application/json");
-pub(super) const TOKEN_KEYS: &str = r#"["AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI="]"#;
 
 /// A running API, and who may use it.
 pub(super) struct Tenant {
@@ -41,10 +40,7 @@ impl Tenant {
         // Boxed: the futures inside it are deep.
         let world = Box::pin(World::new(test)).await;
         let listen = format!("127.0.0.1:{}", free_port());
-        let mut all = vec![
-            ("POSTRIDER__API__LISTEN", listen.as_str()),
-            ("POSTRIDER__AUTH__TOKEN_KEYS", TOKEN_KEYS),
-        ];
+        let mut all = vec![("POSTRIDER__API__LISTEN", listen.as_str()), TOKEN_KEYS];
         all.extend(settings);
         let mut serve = Postrider::start(&[command], &world.environment(&all));
         serve.wait_ready(SOON).await;
@@ -67,10 +63,7 @@ impl Tenant {
     /// The same command once more at the same address, after it has ended, with these settings.
     pub(super) async fn restart(&mut self, settings: &[(&str, &str)]) {
         let listen = self.base.trim_start_matches("http://");
-        let mut all = vec![
-            ("POSTRIDER__API__LISTEN", listen),
-            ("POSTRIDER__AUTH__TOKEN_KEYS", TOKEN_KEYS),
-        ];
+        let mut all = vec![("POSTRIDER__API__LISTEN", listen), TOKEN_KEYS];
         all.extend(settings);
         self.serve = Postrider::start(&[self.command], &self.world.environment(&all));
         self.serve.wait_ready(SOON).await;
