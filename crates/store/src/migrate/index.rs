@@ -1,13 +1,16 @@
 //! Indexes of tables that have rows. `CREATE INDEX` locks all writers out for as long as it reads the table, so what a
-//! migration says as `CREATE INDEX IF NOT EXISTS` is built before it runs, concurrently; history's tables day by day. The
-//! migration then finds it there; where the table is made only now and empty, it makes the index itself.
+//! migration says as `CREATE INDEX IF NOT EXISTS`, `UNIQUE` or not, is built before it runs, concurrently; history's
+//! tables day by day. The migration then finds it there; where the table is made only now and empty, it makes the index
+//! itself.
 
 use tokio_postgres::Client;
 
 use crate::error::StoreError;
 use crate::migrate::lock_wait::{self, LockWait};
 
-const CREATE: &str = "CREATE INDEX IF NOT EXISTS ";
+const IF_NOT_EXISTS: &str = "IF NOT EXISTS ";
+/// How its statement may begin.
+const KINDS: [&str; 2] = ["CREATE INDEX ", "CREATE UNIQUE INDEX "];
 /// Days of the table $1 of which the index $2 has no part yet.
 const DAYS_WITHOUT: &str = "\
     SELECT c.relname::text FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
@@ -19,6 +22,8 @@ const DAYS_WITHOUT: &str = "\
 /// One index, as a migration names it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Index {
+    /// One of [`KINDS`].
+    kind: &'static str,
     name: String,
     table: String,
     /// Columns, and whatever follows.
@@ -38,14 +43,13 @@ pub(super) fn to_be_built(sql: &str) -> Vec<Index> {
 pub(super) fn fault(sql: &str) -> Option<String> {
     let made = |table: &str| sql.contains(&format!("CREATE TABLE {table} ("));
     let statements = statements(sql);
-    let alone = statements.iter().all(|s| s.starts_with("CREATE INDEX"));
+    let alone = statements.iter().all(|s| creation(s).is_some());
     let harmless = |statement: &String| {
-        if statement.starts_with(CREATE) {
-            return alone && Index::read(statement).is_some();
-        }
-        let creates = ["CREATE INDEX ", "CREATE UNIQUE INDEX "];
-        if !creates.iter().any(|create| statement.starts_with(create)) {
+        let Some((_, what)) = creation(statement) else {
             return true;
+        };
+        if what.starts_with(IF_NOT_EXISTS) {
+            return alone && Index::read(statement).is_some();
         }
         let table = statement.split_once(" ON ").map_or("", |(_, rest)| rest);
         made(table.split(' ').next().unwrap_or_default())
@@ -64,12 +68,25 @@ fn statements(sql: &str) -> Vec<String> {
         .collect()
 }
 
+/// What kind of an index a statement creates, and what follows.
+fn creation(statement: &str) -> Option<(&'static str, &str)> {
+    KINDS
+        .iter()
+        .find_map(|kind| Some((*kind, statement.strip_prefix(kind)?)))
+}
+
 impl Index {
     fn read(statement: &str) -> Option<Self> {
-        let (name, rest) = statement.strip_prefix(CREATE)?.split_once(" ON ")?;
+        let (kind, rest) = creation(statement)?;
+        let (name, rest) = rest.strip_prefix(IF_NOT_EXISTS)?.split_once(" ON ")?;
         let (table, what) = rest.split_once(' ')?;
         let [name, table, what] = [name, table, what].map(str::to_owned);
-        Some(Self { name, table, what })
+        Some(Self {
+            kind,
+            name,
+            table,
+            what,
+        })
     }
 
     /// Builds it where its table is there. What an earlier try left unfinished is done anew.
@@ -83,20 +100,25 @@ impl Index {
         match kind.as_ref().map(|row| row.get::<_, &str>(0)) {
             None => Ok(()),
             Some("p") => self.build_by_day(client).await,
-            Some(_) => concurrently(client, &self.name, &self.table, &self.what).await,
+            Some(_) => self.build_on(client, &self.name, &self.table).await,
         }
     }
 
     async fn build_by_day(&self, client: &Client) -> Result<(), StoreError> {
-        let Self { name, table, what } = self;
+        let Self {
+            kind,
+            name,
+            table,
+            what,
+        } = self;
         // Of the whole alone: days that are made from now on have it.
-        let whole = format!("{CREATE}{name} ON ONLY {table} {what}");
+        let whole = format!("{kind}{IF_NOT_EXISTS}{name} ON ONLY {table} {what}");
         shortly(client, &whole).await?;
         let days = client.query(DAYS_WITHOUT, &[table, name]).await?;
         for day in &days {
             let day: &str = day.get(0);
             let part = format!("{name}{}", day.strip_prefix(table.as_str()).unwrap_or(day));
-            concurrently(client, &part, day, what).await?;
+            self.build_on(client, &part, day).await?;
             shortly(
                 client,
                 &format!("ALTER INDEX {name} ATTACH PARTITION {part}"),
@@ -105,34 +127,31 @@ impl Index {
         }
         Ok(())
     }
-}
 
-/// Builds one index while its table is written. Broken off, it leaves one that isn't valid.
-async fn concurrently(
-    client: &Client,
-    name: &str,
-    table: &str,
-    what: &str,
-) -> Result<(), StoreError> {
-    let standing = client
-        .query_opt(
-            "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)",
-            &[&name],
-        )
-        .await?;
-    // It waits for transactions that last, but nobody waits behind it.
-    client.batch_execute(LockWait::NO_LIMIT).await?;
-    match standing.map(|row| row.get::<_, bool>(0)) {
-        Some(true) => return Ok(()),
-        Some(false) => {
-            let drop = format!("DROP INDEX CONCURRENTLY {name}");
-            client.batch_execute(&drop).await?;
+    /// Builds it under this name on a table, or on one day of it, while that is written. Broken off, it leaves one that
+    /// isn't valid.
+    async fn build_on(&self, client: &Client, name: &str, table: &str) -> Result<(), StoreError> {
+        let standing = client
+            .query_opt(
+                "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)",
+                &[&name],
+            )
+            .await?;
+        // It waits for transactions that last, but nobody waits behind it.
+        client.batch_execute(LockWait::NO_LIMIT).await?;
+        match standing.map(|row| row.get::<_, bool>(0)) {
+            Some(true) => return Ok(()),
+            Some(false) => {
+                let drop = format!("DROP INDEX CONCURRENTLY {name}");
+                client.batch_execute(&drop).await?;
+            }
+            None => {}
         }
-        None => {}
+        tracing::info!(index = name, "building an index");
+        let Self { kind, what, .. } = self;
+        let create = format!("{kind}CONCURRENTLY {name} ON {table} {what}");
+        Ok(client.batch_execute(&create).await?)
     }
-    tracing::info!(index = name, "building an index");
-    let create = format!("CREATE INDEX CONCURRENTLY {name} ON {table} {what}");
-    Ok(client.batch_execute(&create).await?)
 }
 
 /// A statement that is done at once when it has its locks.
@@ -154,9 +173,10 @@ mod tests {
 
     #[test]
     fn an_index_is_read_as_it_is_written() {
-        let sql = "-- Why; and more.\nCREATE INDEX IF NOT EXISTS a ON t (x, y)\n    WHERE x > 0;\n\n-- b\nCREATE INDEX IF NOT EXISTS b ON u (z);\n";
+        let sql = "-- Why; and more.\nCREATE INDEX IF NOT EXISTS a ON t (x, y)\n    WHERE x > 0;\n\n-- b\nCREATE UNIQUE INDEX IF NOT EXISTS b ON u (z);\n";
 
-        let index = |name: &str, table: &str, what: &str| Index {
+        let index = |kind: &'static str, name: &str, table: &str, what: &str| Index {
+            kind,
             name: name.into(),
             table: table.into(),
             what: what.into(),
@@ -164,8 +184,8 @@ mod tests {
         assert_eq!(
             to_be_built(sql),
             [
-                index("a", "t", "(x, y) WHERE x > 0"),
-                index("b", "u", "(z)")
+                index(KINDS[0], "a", "t", "(x, y) WHERE x > 0"),
+                index(KINDS[1], "b", "u", "(z)")
             ]
         );
     }
@@ -175,6 +195,7 @@ mod tests {
         for (sql, harmless) in [
             ("CREATE TABLE t (x text); CREATE INDEX i ON t (x);", true),
             ("CREATE INDEX IF NOT EXISTS i ON t (x);", true),
+            ("CREATE UNIQUE INDEX IF NOT EXISTS i ON t (x);", true),
             ("ALTER TABLE t ADD COLUMN x text;", true),
             ("CREATE INDEX i ON t (x);", false),
             ("CREATE UNIQUE INDEX i ON t (x);", false),
