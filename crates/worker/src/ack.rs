@@ -24,6 +24,8 @@ pub(crate) struct AckWindow {
     /// Settled, but behind one that isn't.
     stragglers: usize,
     stragglers_max: usize,
+    /// Before this none of them has waited for long: looking through them all is dear.
+    look_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -40,6 +42,7 @@ impl AckWindow {
             tags: VecDeque::new(),
             stragglers: 0,
             stragglers_max: usize::from(prefetch / 4 * 3),
+            look_at: None,
         }
     }
 
@@ -59,6 +62,7 @@ impl AckWindow {
         {
             tag.settled = Some(now);
             self.stragglers += 1;
+            self.look_at.get_or_insert(now + STRAGGLER_WAIT);
         }
     }
 
@@ -93,21 +97,29 @@ impl AckWindow {
             multiple: true,
         }));
 
-        if self.stragglers == 0 {
+        let too_many = self.stragglers > self.stragglers_max;
+        if !too_many && self.look_at.is_none_or(|at| now < at) {
             return frames;
         }
-        let too_many = self.stragglers > self.stragglers_max;
+        self.look_at = None;
         for tag in &mut self.tags {
             let Some(since) = tag.settled else { continue };
-            if !tag.acked && (too_many || now.duration_since(since) >= STRAGGLER_WAIT) {
-                tag.acked = true;
-                tag.settled = None;
-                self.stragglers -= 1;
-                frames.push(AckFrame {
-                    tag: tag.number,
-                    multiple: false,
-                });
+            if tag.acked {
+                continue;
             }
+            let until = since + STRAGGLER_WAIT;
+            if !too_many && now < until {
+                let earliest = self.look_at.get_or_insert(until);
+                *earliest = until.min(*earliest);
+                continue;
+            }
+            tag.acked = true;
+            tag.settled = None;
+            self.stragglers -= 1;
+            frames.push(AckFrame {
+                tag: tag.number,
+                multiple: false,
+            });
         }
         frames
     }
