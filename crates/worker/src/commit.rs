@@ -3,6 +3,7 @@
 //! alone; while Postgres is away the group is kept and tried again, and no new attempt starts: at once if the write failed,
 //! after two seconds if it hangs.
 
+use std::borrow::Borrow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,12 +48,13 @@ pub(crate) struct Entry {
 /// Where outcomes are handed in. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct CommitQueue {
-    writers: [mpsc::Sender<Entry>; WRITERS],
+    // Boxed: an entry is large, and is handed through several futures.
+    writers: [mpsc::Sender<Box<Entry>>; WRITERS],
 }
 
 impl CommitQueue {
     /// Waits for a place in the queue; never fails while the committer lives, which outlives all who hand in.
-    pub(crate) async fn submit(&self, entry: Entry) {
+    pub(crate) async fn submit(&self, entry: Box<Entry>) {
         // All of one event to one writer: records of a delivery keep their order, a payload is written once.
         let writer = usize::from(entry.record.payload.id.as_bytes()[0]) % WRITERS;
         if self.writers[writer].send(entry).await.is_err() {
@@ -135,7 +137,7 @@ impl Gate {
 /// Writes groups until it is told to finish and nothing is left.
 pub(crate) struct Committer {
     context: Context,
-    entries: [mpsc::Receiver<Entry>; WRITERS],
+    entries: [mpsc::Receiver<Box<Entry>>; WRITERS],
 }
 
 /// What all writers share. Cheap to clone.
@@ -156,7 +158,7 @@ pub(crate) struct Context {
 struct Writer {
     number: usize,
     context: Context,
-    entries: mpsc::Receiver<Entry>,
+    entries: mpsc::Receiver<Box<Entry>>,
 }
 
 impl Committer {
@@ -200,7 +202,7 @@ impl Writer {
                 }
             };
             let Some(first) = first else { return written };
-            let group = self.gather(first).await;
+            let group = self.gather(*first).await;
             written += group.len() as u64;
             self.write(group).await;
         }
@@ -217,7 +219,7 @@ impl Writer {
                 entry = self.entries.recv() => match entry {
                     Some(entry) => {
                         bytes += entry.record.payload.data.len();
-                        group.push(entry);
+                        group.push(*entry);
                     }
                     None => break,
                 },
@@ -262,8 +264,8 @@ impl Writer {
     async fn try_write(&self, group: &mut [Entry]) -> Result<Vec<Written>, StoreError> {
         self.context.gate.trying(self.number);
         let began = Instant::now();
-        let records: Vec<Record> = group.iter().map(Entry::record_now).collect();
-        let written = self.context.store.commit(&records).await;
+        group.iter_mut().for_each(Entry::age);
+        let written = self.context.store.commit(group).await;
         match &written {
             Ok(_) => {
                 self.context.gate.committed(self.number);
@@ -325,14 +327,18 @@ impl Writer {
 }
 
 impl Entry {
-    /// The record with its times as of now: it may have waited for Postgres.
-    fn record_now(&self) -> Record {
-        let mut record = self.record.clone();
-        record.age = self.created.elapsed();
-        if let (Some(attempt), Some(began)) = (&mut record.attempt, self.began) {
+    /// Sets the record's times as of now: it may have waited for Postgres.
+    fn age(&mut self) {
+        self.record.age = self.created.elapsed();
+        if let (Some(attempt), Some(began)) = (&mut self.record.attempt, self.began) {
             attempt.ago = began.elapsed();
         }
-        record
+    }
+}
+
+impl Borrow<Record> for Entry {
+    fn borrow(&self) -> &Record {
+        &self.record
     }
 }
 

@@ -77,7 +77,7 @@ impl Deliverer {
             return;
         }
         let flight = Flight::new(&self.in_flight, request_id);
-        let mut turn = Turn {
+        let mut turn = Box::new(Turn {
             delivery,
             payload,
             created: consumed,
@@ -85,9 +85,9 @@ impl Deliverer {
             attempts_before: 0,
             by_hand: None,
             lease_id: None,
-        };
+        });
         if let Some(batch) = endpoint.batch {
-            turn.payload = turn.payload.for_batches();
+            turn.payload = turn.payload.clone().for_batches();
             let within = batch.wait();
             return self.record(turn, Step::Join { within }, flight).await;
         }
@@ -126,7 +126,7 @@ impl Deliverer {
         _permit: OwnedSemaphorePermit,
     ) {
         let now = Instant::now();
-        let turn = Turn {
+        let turn = Box::new(Turn {
             created: now.checked_sub(claimed.age).unwrap_or(now),
             delivery: claimed.delivery,
             payload: claimed.payload,
@@ -134,7 +134,7 @@ impl Deliverer {
             attempts_before: claimed.attempts_before,
             by_hand: claimed.by_hand,
             lease_id: Some(claimed.lease_id),
-        };
+        });
         let request_id = turn.delivery.request_id;
         if !self.in_flight.begin(request_id, None) {
             // A producer's duplicate is being sent right now: let it come to its end first.
@@ -214,7 +214,7 @@ impl Deliverer {
     async fn attempt(
         &self,
         endpoint: &Arc<Endpoint>,
-        mut turn: Turn,
+        mut turn: Box<Turn>,
         mut place: Place,
         flight: Flight<'_>,
     ) {
@@ -263,11 +263,11 @@ impl Deliverer {
             lease_id,
             lease: self.lease,
         };
-        self.submit(turn.clone(), None, step, true).await;
+        self.submit(Box::new(turn.clone()), None, step, true).await;
         lease_id
     }
 
-    async fn settle(&self, turn: Turn, sent: Sent, began: Instant, flight: Flight<'_>) {
+    async fn settle(&self, turn: Box<Turn>, sent: Sent, began: Instant, flight: Flight<'_>) {
         let settlement = settle(
             turn.attempt.saturating_sub(turn.attempts_before),
             turn.created.elapsed(),
@@ -300,19 +300,20 @@ impl Deliverer {
     }
 
     /// A record without an attempt.
-    async fn record(&self, turn: Turn, step: Step, flight: Flight<'_>) {
+    async fn record(&self, turn: Box<Turn>, step: Step, flight: Flight<'_>) {
         flight.hand_in();
         self.submit(turn, None, step, true).await;
     }
 
     async fn submit(
         &self,
-        turn: Turn,
+        turn: Box<Turn>,
         attempt: Option<(Attempt, Instant)>,
         step: Step,
         in_flight: bool,
     ) {
         let (attempt, began) = attempt.unzip();
+        let turn = *turn;
         let record = Record {
             delivery: turn.delivery,
             payload: turn.payload,
@@ -327,7 +328,7 @@ impl Deliverer {
             began,
             in_flight,
         };
-        self.commits.submit(entry).await;
+        self.commits.submit(Box::new(entry)).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The group commit: many records, one transaction, two round trips. The first reads and locks what stands, then
 //! `merge` decides, the second writes and commits.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use uuid::Uuid;
@@ -32,7 +33,10 @@ impl Store {
     /// # Errors
     /// `Refused`: Postgres refuses some record for its data, and nothing was written; halve the records to find it.
     /// `Unavailable`: whether it was written is unknown.
-    pub async fn commit(&self, records: &[Record]) -> Result<Vec<Written>, StoreError> {
+    pub async fn commit(
+        &self,
+        records: &[impl Borrow<Record> + Sync],
+    ) -> Result<Vec<Written>, StoreError> {
         if records.is_empty() {
             return Ok(Vec::new());
         }

@@ -1,11 +1,11 @@
 //! A commit's records by delivery, in the order of the keys in which every worker writes them: so two groups never wait
 //! for each other in a circle.
 
-use std::collections::{BTreeMap, HashMap};
+use std::borrow::Borrow;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use uuid::Uuid;
-use webhook::RequestId;
 
 use crate::ledger::record::{Delivery, Payload, Record, Step};
 
@@ -32,39 +32,36 @@ pub(crate) struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    pub(crate) fn new(records: &'a [Record]) -> Self {
-        let mut by_key: BTreeMap<(&str, RequestId), Vec<usize>> = BTreeMap::new();
-        for (position, record) in records.iter().enumerate() {
-            let delivery = &record.delivery;
-            by_key
-                .entry((&*delivery.environment_id, delivery.request_id))
-                .or_default()
-                .push(position);
-        }
+    pub(crate) fn new(records: &'a [impl Borrow<Record>]) -> Self {
+        let record = |position: &usize| -> &'a Record { records[*position].borrow() };
+        let key = |position: &usize| {
+            let delivery = &record(position).delivery;
+            (&*delivery.environment_id, delivery.request_id)
+        };
+        let mut in_order: Vec<usize> = (0..records.len()).collect();
+        // Stable: records of one delivery stay as they were given.
+        in_order.sort_by(|one, other| key(one).cmp(&key(other)));
 
         let mut webhooks = Vec::new();
         let mut known: HashMap<(&str, &str), usize> = HashMap::new();
         let mut entry_of_record = vec![0; records.len()];
-        let mut entries = Vec::with_capacity(by_key.len());
-        for positions in by_key.into_values() {
-            let first = &records[positions[0]];
+        let mut entries = Vec::with_capacity(records.len());
+        for positions in in_order.chunk_by(|one, other| key(one) == key(other)) {
+            let first = record(&positions[0]);
             let delivery = &first.delivery;
-            let key = (&*delivery.environment_id, &*delivery.webhook_id);
-            let webhook = *known.entry(key).or_insert_with(|| {
-                webhooks.push(key);
+            let webhook = (&*delivery.environment_id, &*delivery.webhook_id);
+            let webhook = *known.entry(webhook).or_insert_with(|| {
+                webhooks.push(webhook);
                 webhooks.len() - 1
             });
-            for position in &positions {
+            for position in positions {
                 entry_of_record[*position] = entries.len();
             }
             entries.push(Entry {
                 delivery,
                 payload: &first.payload,
                 age: first.age,
-                records: positions
-                    .iter()
-                    .map(|position| &records[*position])
-                    .collect(),
+                records: positions.iter().map(record).collect(),
                 webhook,
             });
         }
@@ -109,6 +106,7 @@ impl Entry<'_> {
 mod tests {
     use super::*;
     use bytes::Bytes;
+    use webhook::RequestId;
 
     fn record(environment_id: &str, request_id: u128, webhook_id: &str) -> Record {
         Record {
