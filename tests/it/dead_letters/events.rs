@@ -1,6 +1,6 @@
 //! What was no event: a queue is its only record, so a look must cost nothing, however often and however broken off.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use lapin::BasicProperties;
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
@@ -208,6 +208,40 @@ async fn rounds_that_are_killed_lose_none_and_replay_each_once_or_twice() {
     assert_eq!(times.len(), COUNT);
     // Each kill may have had one in hand, published and not yet acked.
     assert!(times.values().sum::<usize>() <= COUNT + 3);
+}
+
+#[tokio::test]
+async fn rounds_at_once_end_and_lose_and_double_nothing() {
+    const COUNT: usize = 100;
+    let world = World::new("dead_events_at_once").await;
+    for n in 0..COUNT {
+        let event = message("card-published", &format!("ev-{n}"));
+        bury(&world, "ledger_refused", &event).await;
+    }
+    let ids = |stdout: &str| -> HashSet<String> {
+        let id = |line: &Value| line["id"].as_str().unwrap().to_owned();
+        lines(stdout).iter().map(id).collect()
+    };
+
+    let (one, other) = tokio::join!(done(&world, &LIST), done(&world, &LIST));
+    let alone = done(&world, &LIST).await;
+
+    // Each letter was in somebody's hand.
+    assert_eq!(&ids(&one) | &ids(&other), ids(&alone));
+    assert_eq!(
+        (lines(&alone).len(), ids(&alone).len()),
+        (COUNT, COUNT),
+        "listed alone"
+    );
+
+    let (one, other) = tokio::join!(done(&world, &REPLAY_ALL), done(&world, &REPLAY_ALL));
+
+    let replayed = |stdout: &str| lines(stdout)[0]["replayed"].as_u64().unwrap();
+    assert_eq!(replayed(&one) + replayed(&other), COUNT as u64);
+    assert_eq!(world.broker.depth(DEAD_EVENTS).await, 0);
+    let published = bodies(&world.broker.take_all(EVENTS).await);
+    assert_eq!(published.len(), COUNT);
+    assert_eq!(published.iter().collect::<HashSet<_>>().len(), COUNT);
 }
 
 #[tokio::test]
