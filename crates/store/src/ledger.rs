@@ -7,6 +7,7 @@ mod commit;
 mod dead;
 mod erase;
 mod erase_payloads;
+mod erase_responses;
 mod gauges;
 mod group;
 pub(crate) mod heads;

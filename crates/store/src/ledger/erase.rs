@@ -17,13 +17,12 @@ use webhook::is_of_end_user;
 use crate::checkout::limited;
 use crate::error::StoreError;
 use crate::ledger::erase_payloads::Emptied;
+use crate::ledger::erase_responses;
 use crate::pool::Store;
 
 /// Payloads of one portion, and how many bytes they have; a single larger one is read all the same.
 const PORTION_ROWS: i64 = 1000;
 const PORTION_BYTES_MAX: i64 = 8 << 20;
-/// Deliveries of one portion.
-const DELIVERIES_ROWS: i64 = 2000;
 /// Payloads that one transaction empties.
 const EMPTIED_ROWS: usize = 100;
 /// Payloads that are kept in mind, 16 bytes each, until the responses to them are erased.
@@ -54,13 +53,6 @@ const HISTORY: &str = "payloads WHERE environment_id = $1 AND settled_on = $5";
 const DAYS: &str = "\
     SELECT to_date(right(c.relname, 8), 'YYYYMMDD') \
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = to_regclass($1) ORDER BY 1";
-const DELIVERIES: &str = "\
-    SELECT request_id, payload_id FROM deliveries \
-    WHERE environment_id = $1 AND settled_on = $2 AND request_id > $3 ORDER BY request_id LIMIT $4";
-/// Whatever day they stand in.
-const RESPONSES: &str = "\
-    UPDATE attempts SET response = NULL \
-    WHERE environment_id = $1 AND request_id = ANY($2) AND response IS NOT NULL";
 /// Transactions that write payloads of what waits; the second asks for those of them that aren't over.
 const WRITERS: &str = "\
     SELECT coalesce(array_agg(DISTINCT virtualtransaction), '{}') FROM pg_locks \
@@ -197,9 +189,14 @@ impl<P: FnMut(ErasureProgress)> Erasure<'_, P> {
         let found: Vec<Uuid> = self.found.iter().copied().collect();
         self.empty(&found).await?;
         for day in self.days("deliveries").await? {
-            let mut after = Uuid::nil();
-            while let Some(last) = self.erase_responses(day, after).await? {
-                after = last;
+            let mut after = Some(erase_responses::Place::beginning());
+            while let Some(place) = after {
+                let portion =
+                    self.store
+                        .erase_responses(self.environment_id, day, &place, &self.found);
+                let (erased, next) = portion.await?;
+                self.erased.responses += erased;
+                after = next;
             }
         }
         if self.finished.len() >= FOUND_MAX {
@@ -298,38 +295,6 @@ impl<P: FnMut(ErasureProgress)> Erasure<'_, P> {
             }
         }
         Ok(Some(portion))
-    }
-
-    /// Erases the responses to those of the next deliveries whose payloads were found; the last one's key, if there is one.
-    async fn erase_responses(
-        &mut self,
-        day: Date,
-        after: Uuid,
-    ) -> Result<Option<Uuid>, StoreError> {
-        let client = self.store.checkout().await?;
-        let (last, erased) = limited(async {
-            let deliveries = client.prepared(DELIVERIES).await?;
-            let responses = client.prepared(RESPONSES).await?;
-            let rows = client
-                .query(
-                    &deliveries,
-                    &[&self.environment_id, &day, &after, &DELIVERIES_ROWS],
-                )
-                .await?;
-            let theirs = rows.iter().filter(|row| self.found.contains(&row.get(1)));
-            let request_ids: Vec<Uuid> = theirs.map(|row| row.get(0)).collect();
-            let mut erased = 0;
-            if !request_ids.is_empty() {
-                erased = client
-                    .execute(&responses, &[&self.environment_id, &request_ids])
-                    .await?;
-            }
-            Ok((rows.last().map(|row| row.get(0)), erased))
-        })
-        .await?;
-        client.done();
-        self.erased.responses += erased;
-        Ok(last)
     }
 
     /// Waits until the transactions are over that write payloads of what waits now.
