@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use hyper::Method;
+use tests::http_call::call;
 use tests::postrider::Postrider;
 use tests::proxy::Proxy;
 use tests::publish::Broker;
@@ -10,7 +12,7 @@ use tests::servers::{Postgres, RabbitMq, Servers, connect};
 use tests::wait::wait_until;
 
 use crate::world::{
-    EXCHANGE, SOON, World, declare, message, store_at, subscription, test_settings,
+    EXCHANGE, SOON, TOKEN_KEYS, World, declare, message, store_at, subscription, test_settings,
 };
 
 const EVENTS_COUNT: usize = 3_000;
@@ -58,6 +60,13 @@ impl Bench {
     fn worker(&self) -> Postrider {
         let urls = (self.rabbitmq.amqp_url(), self.database.clone());
         Self::worker_at(&urls.0, &urls.1)
+    }
+
+    fn api(&self) -> Postrider {
+        let amqp_url = self.rabbitmq.amqp_url();
+        let mut settings = test_settings(&amqp_url, &self.database);
+        settings.extend([TOKEN_KEYS, ("POSTRIDER__API__LISTEN", "127.0.0.1:0")]);
+        Postrider::start(&["api"], &settings)
     }
 
     fn worker_at(amqp_url: &str, postgres_url: &str) -> Postrider {
@@ -176,10 +185,15 @@ async fn of_two_workers_one_is_killed_and_one_frozen_for_a_while_and_nothing_is_
 async fn a_frozen_database_stops_attempts_and_readiness_until_it_answers() {
     let bench = Bench::new().await;
     let mut worker = bench.worker();
+    let mut api = bench.api();
+    api.wait_ready(LIMIT).await;
     bench.midst(8).await;
 
     bench.postgres.freeze();
     worker.wait_logged("no new attempt starts", LIMIT).await;
+    api.wait_logged("answered with 503", LIMIT).await;
+    let ready = call(Method::GET, &format!("http://{}/readyz", api.admin())).await;
+    assert_eq!(ready.unwrap().status, 503);
     let before = bench.receiver.count("/hook");
     bench.postgres.thaw();
 
@@ -190,6 +204,7 @@ async fn a_frozen_database_stops_attempts_and_readiness_until_it_answers() {
     );
     assert_eq!(duplicates, 0);
     worker.wait_ready(LIMIT).await;
+    api.wait_ready(LIMIT).await;
 }
 
 #[tokio::test]

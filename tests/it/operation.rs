@@ -16,25 +16,28 @@ use webhook::DeliveryStatus;
 use crate::world::{EVENTS, SOON, TOKEN_KEYS, World, request_id};
 
 #[tokio::test]
-async fn a_worker_waits_for_its_schema_and_says_what_to_do() {
+async fn a_worker_and_an_api_wait_for_their_schema_and_say_what_to_do() {
     let world = World::new("waits_for_schema").await;
     world
         .sql
         .batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
         .await
         .unwrap();
-    let environment = world.environment(&[]);
+    let environment = world.environment(&[TOKEN_KEYS, ("POSTRIDER__API__LISTEN", "127.0.0.1:0")]);
     let mut worker = Postrider::start(&["worker"], &environment);
-    worker.wait_logged("run `postrider migrate`", SOON).await;
-    let ready = call(Method::GET, &format!("http://{}/readyz", worker.admin()))
-        .await
-        .unwrap();
-    assert_eq!(ready.status, 503);
-    assert!(
-        ready.text().contains("postrider migrate"),
-        "{}",
-        ready.text()
-    );
+    let mut api = Postrider::start(&["api"], &environment);
+    for process in [&worker, &api] {
+        process.wait_logged("run `postrider migrate`", SOON).await;
+        let ready = call(Method::GET, &format!("http://{}/readyz", process.admin()))
+            .await
+            .unwrap();
+        assert_eq!(ready.status, 503);
+        assert!(
+            ready.text().contains("postrider migrate"),
+            "{}",
+            ready.text()
+        );
+    }
 
     let migrated = Postrider::run(&["migrate"], &environment).await;
 
@@ -42,6 +45,7 @@ async fn a_worker_waits_for_its_schema_and_says_what_to_do() {
     let all = store::migrations().get_migrations().len();
     assert_eq!(migrated.stdout, format!("applied {all} migrations\n"));
     worker.wait_ready(SOON).await;
+    api.wait_ready(SOON).await;
     let again = Postrider::run(&["migrate"], &environment).await;
     assert_eq!(again.stdout, "the schema is current\n");
 }
@@ -237,13 +241,17 @@ async fn keys_are_changed_without_a_stop_and_a_missing_one_is_refused() {
     let with = |keys: &'static str| ("POSTRIDER__SECRETS__KEYS", keys);
     let (both, only_new): (&'static str, &'static str) = (both.leak(), only_new.leak());
 
-    let refused = Postrider::run(&["worker"], &world.environment(&[with(only_new)])).await;
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(
-        refused.stderr.contains("secrets.keys lacks 1 of the keys"),
-        "{}",
-        refused.stderr
-    );
+    let listen = ("POSTRIDER__API__LISTEN", "127.0.0.1:0");
+    let lacking = world.environment(&[with(only_new), TOKEN_KEYS, listen]);
+    for part in ["worker", "api"] {
+        let refused = Postrider::run(&[part], &lacking).await;
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(
+            refused.stderr.contains("secrets.keys lacks 1 of the keys"),
+            "{}",
+            refused.stderr
+        );
+    }
 
     let mut worker = world.worker_with(&[with(both)]).await;
     let rekeyed = Postrider::run(&["secrets", "rekey"], &world.environment(&[with(both)])).await;

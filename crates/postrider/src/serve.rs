@@ -53,6 +53,7 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
     let metrics = telemetry::metrics(&config.worker.amqp.queues)?;
     worker::metrics::serves(parts != Parts::Api, parts != Parts::Worker);
     let (stop, readiness) = (Stop::default(), Readiness::default());
+    readiness.not_ready(worker::Part::Schema, "starting");
     if parts != Parts::Api {
         for queue in &config.worker.amqp.queues {
             readiness.not_ready(worker::Part::queue(queue), "starting");
@@ -73,7 +74,11 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
     let grace = config.worker.shutdown_grace;
     let orderly = async {
         match parts {
-            Parts::Api => stop.intake.cancelled().await,
+            // May be cancelled wherever it stands.
+            Parts::Api => tokio::select! {
+                () = stop.intake.cancelled() => {}
+                watched = worker::watch_ledger(&store, &readiness) => match watched? {},
+            },
             Parts::All | Parts::Worker => work(config, store, &stop, &readiness).await?,
         }
         readiness.not_ready(worker::Part::Process, "stopping");

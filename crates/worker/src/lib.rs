@@ -20,6 +20,7 @@ pub mod fuzz;
 mod in_flight;
 mod ingest;
 mod lane;
+mod ledger_watch;
 mod message;
 pub mod metrics;
 mod outbox;
@@ -35,6 +36,7 @@ pub mod topology;
 mod traces;
 mod upkeep;
 
+pub use ledger_watch::watch_ledger;
 pub use readiness::{Part, Readiness};
 pub use run::{Ended, RunError, Stop, run};
 pub use send::SenderError;

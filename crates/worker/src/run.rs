@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use store::{SchemaState, Store};
+use store::Store;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,9 +20,9 @@ use crate::deliver::Deliverer;
 use crate::in_flight::InFlight;
 use crate::ingest::Ingest;
 use crate::lane::Lanes;
+use crate::ledger_watch;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
-use crate::pauses;
 use crate::publisher::Publisher;
 use crate::readiness::{Part, Readiness};
 use crate::send::{Sender, SenderError};
@@ -101,9 +101,9 @@ pub async fn run(
             format!("queue {queue} is not consumed: starting"),
         );
     }
-    // May be cancelled wherever it stands: a query that is given up closes its connection.
     tokio::select! {
-        usable = ledger_is_usable(&store, &readiness) => usable?,
+        // May be cancelled wherever it stands.
+        usable = ledger_watch::usable(&store, &readiness) => usable?,
         () = stop.intake.cancelled() => {
             return Ok(Ended { drained: true, ..Ended::default() });
         }
@@ -120,35 +120,6 @@ pub async fn run(
     let ended = parts.run().await;
     traces.end(traces_limit).await;
     ended
-}
-
-/// Waits for a schema that this version can use, then sees whether all keys are there.
-async fn ledger_is_usable(store: &Store, readiness: &Readiness) -> Result<(), RunError> {
-    let mut waits = pauses::reconnect();
-    loop {
-        let reason = match store.schema_state().await {
-            Ok(SchemaState::Current) => break,
-            Ok(SchemaState::Behind) => {
-                "the database's schema is older than this version: run `postrider migrate`"
-                    .to_owned()
-            }
-            Ok(SchemaState::Newer) => {
-                "the database's schema is newer than this version: deploy the newer version"
-                    .to_owned()
-            }
-            Err(error) => format!("Postgres can't be reached, check postgres.url: {error}"),
-        };
-        tracing::warn!("waiting: {reason}");
-        readiness.not_ready(Part::Schema, reason);
-        tokio::time::sleep(waits.next().unwrap_or(CLOSE_RESERVE)).await;
-    }
-    readiness.ready(&Part::Schema);
-    match store.missing_keys().await {
-        Ok(0) => {}
-        Ok(missing) => return Err(RunError::KeysMissing(missing)),
-        Err(error) => tracing::warn!(%error, "whether all keys are there can't be checked now"),
-    }
-    Ok(())
 }
 
 /// Everything that is started.

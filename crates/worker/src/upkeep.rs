@@ -2,14 +2,16 @@
 //! cancelled deliveries swept, the dead of a span brought back, the gauges of the whole ledger and of the queues; and
 //! whether Postgres answers at all.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::{Store, StoreError, Unavailable};
+use store::{Store, StoreError};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::commit::Gate;
+use crate::ledger_watch;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::readiness::{Part, Readiness};
@@ -17,9 +19,6 @@ use crate::settings::RetentionSettings;
 use crate::subscriptions::Subscriptions;
 use crate::topology::{DEAD_DELIVERIES_QUEUE, DEAD_EVENTS_QUEUE};
 
-const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// A Postgres that doesn't answer the plainest question within this is away.
-const PROBE_LIMIT: Duration = Duration::from_secs(3);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEEP_ROWS: u32 = 500;
 /// What waits for its turn by a rate limit is given up so long before `retry.age_max`, or a quarter of that. Several
@@ -145,30 +144,13 @@ impl Upkeep {
         }
     }
 
-    /// Judged by a question that needs no table: what a lock or a long scan holds up is met by who asked for it.
-    async fn keep_probing(&self) {
-        let mut ticks = every(PROBE_EVERY);
-        let mut answered = true;
-        loop {
-            ticks.tick().await;
-            let probed = self.store.probe(PROBE_LIMIT).await;
-            let answers = !probed.as_ref().is_err_and(is_silence);
-            match probed {
-                Err(error) if answered && !answers => {
-                    tracing::error!(%error, "Postgres doesn't answer; no new attempt starts until it does");
-                    self.readiness
-                        .not_ready(Part::Postgres, "Postgres doesn't answer");
-                }
-                _ if answers && !answered => {
-                    tracing::info!("Postgres answers again");
-                    self.readiness.ready(&Part::Postgres);
-                }
-                _ => {}
-            }
-            answered = answers;
-            self.gate.postgres_answers(answered);
-            self.metrics.postgres_connected(answered);
-        }
+    async fn keep_probing(&self) -> Infallible {
+        let meanwhile = "no new attempt starts until it does";
+        ledger_watch::probe(&self.store, &self.readiness, meanwhile, |answers| {
+            self.gate.postgres_answers(answers);
+            self.metrics.postgres_connected(answers);
+        })
+        .await
     }
 
     async fn keep_gauges(&self) {
@@ -200,15 +182,7 @@ impl Upkeep {
     }
 }
 
-/// No answer at all. An answer that says no is met by who asked.
-fn is_silence(error: &StoreError) -> bool {
-    matches!(
-        error,
-        StoreError::Unavailable(Unavailable::Connect(_) | Unavailable::TimedOut(_))
-    )
-}
-
-fn every(period: Duration) -> tokio::time::Interval {
+pub(crate) fn every(period: Duration) -> tokio::time::Interval {
     let mut ticks = interval(period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.reset_at(Instant::now());
