@@ -4,8 +4,9 @@
 //! itself.
 
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
-use crate::error::StoreError;
+use crate::error::{StoreError, Unavailable};
 use crate::migrate::lock_wait::{self, LockWait};
 
 const IF_NOT_EXISTS: &str = "IF NOT EXISTS ";
@@ -114,18 +115,41 @@ impl Index {
         // Of the whole alone: days that are made from now on have it.
         let whole = format!("{kind}{IF_NOT_EXISTS}{name} ON ONLY {table} {what}");
         shortly(client, &whole).await?;
-        let days = client.query(DAYS_WITHOUT, &[table, name]).await?;
-        for day in &days {
-            let day: &str = day.get(0);
-            let part = format!("{name}{}", day.strip_prefix(table.as_str()).unwrap_or(day));
-            self.build_on(client, &part, day).await?;
-            shortly(
-                client,
-                &format!("ALTER INDEX {name} ATTACH PARTITION {part}"),
-            )
-            .await?;
+        loop {
+            let days = client.query(DAYS_WITHOUT, &[table, name]).await?;
+            if days.is_empty() {
+                return self.whole(client).await;
+            }
+            for day in &days {
+                match self.build_on_day(client, day.get(0)).await {
+                    // Past its retention meanwhile.
+                    Err(error) if lock_wait::code(&error) == Some(&SqlState::UNDEFINED_TABLE) => {}
+                    built => built?,
+                }
+            }
         }
-        Ok(())
+    }
+
+    async fn build_on_day(&self, client: &Client, day: &str) -> Result<(), StoreError> {
+        let Self { name, table, .. } = self;
+        let part = format!("{name}{}", day.strip_prefix(table.as_str()).unwrap_or(day));
+        self.build_on(client, &part, day).await?;
+        let attach = format!("ALTER INDEX {name} ATTACH PARTITION {part}");
+        shortly(client, &attach).await
+    }
+
+    /// The index of all days is used only if each has its part, which Postgres sees at the last attach alone. What comes
+    /// next may drop the one that it stands for.
+    async fn whole(&self, client: &Client) -> Result<(), StoreError> {
+        let Self { name, .. } = self;
+        let valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)";
+        if client.query_one(valid, &[name]).await?.get(0) {
+            return Ok(());
+        }
+        let text = format!(
+            "the index {name} isn't valid although each day has its part: DROP INDEX {name}, then migrate again"
+        );
+        Err(StoreError::Unavailable(Unavailable::Migration(text)))
     }
 
     /// Builds it under this name on a table, or on one day of it, while that is written. Broken off, it leaves one that

@@ -62,11 +62,20 @@ impl LockWait {
     }
 }
 
-/// Whether an error says that a lock wasn't had in time.
+/// Whether an error says that a lock wasn't had in time, or that two waited for each other: a commit may take tables in
+/// another order than a migration does.
 pub(super) fn is_over(error: &(dyn Error + 'static)) -> bool {
+    let over = [
+        SqlState::LOCK_NOT_AVAILABLE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+    ];
+    code(error).is_some_and(|code| over.contains(code))
+}
+
+/// What Postgres says, if it is that which failed.
+pub(super) fn code<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a SqlState> {
     let postgres = error.downcast_ref::<tokio_postgres::Error>();
-    match postgres.and_then(tokio_postgres::Error::code) {
-        Some(code) => *code == SqlState::LOCK_NOT_AVAILABLE,
-        None => error.source().is_some_and(is_over),
-    }
+    postgres
+        .and_then(tokio_postgres::Error::code)
+        .or_else(|| code(error.source()?))
 }
