@@ -16,7 +16,7 @@ pub struct ApiSettings {
     pub jwks_file: Option<Arc<JwksFile>>,
     /// A request body above this is refused; the events route has a limit of its own.
     pub body_bytes_max: usize,
-    /// Subscriptions of one environment that aren't disabled.
+    /// Subscriptions of one environment that aren't disabled; with those it may have ten times as many.
     pub subscriptions_per_environment_max: u32,
     /// Whether URLs must be https.
     pub require_https: bool,

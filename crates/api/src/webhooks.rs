@@ -151,7 +151,7 @@ impl Webhooks {
 
     fn too_many(&self) -> Problem {
         Problem::conflict(format!(
-            "the environment has {} subscriptions that aren't disabled, the most allowed",
+            "the environment has {} subscriptions that aren't disabled, or ten times as many with those, the most allowed: DELETE with permanently=true removes a disabled one",
             self.most
         ))
     }

@@ -104,7 +104,8 @@ impl Store {
         made.ok_or(StoreError::NotFound)
     }
 
-    /// Makes a subscription, active; none if `most` of its environment stand already that aren't disabled.
+    /// Makes a subscription, active; none if `most` of its environment stand already that aren't disabled, or ten times as
+    /// many with those.
     ///
     /// # Errors
     /// `Refused` where its id is taken; `Unavailable`.

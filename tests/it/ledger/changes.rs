@@ -90,6 +90,25 @@ async fn the_limit_holds_however_many_come_at_once_and_for_revivals() {
 }
 
 #[tokio::test]
+async fn disabled_ones_are_limited_too() {
+    let f = store().await;
+    let make = async |n: u32| {
+        let new = subscription(&format!("hook-{n}"));
+        f.store.create_within(new, 1).await.unwrap().is_some()
+    };
+    for n in 0..10 {
+        assert!(make(n).await);
+        let id = format!("hook-{n}");
+        let disabled = f.store.set_status(ENV, &id, Status::Disabled, None).await;
+        disabled.unwrap();
+    }
+
+    assert!(!make(10).await);
+    f.store.remove(ENV, "hook-0").await.unwrap();
+    assert!(make(10).await);
+}
+
+#[tokio::test]
 async fn a_rotated_secret_signs_beside_the_new_one_while_they_overlap() {
     let f = store().await;
     f.store.create(subscription("hook-a")).await.unwrap();
