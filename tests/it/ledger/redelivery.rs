@@ -159,6 +159,31 @@ async fn workers_at_once_double_none_and_one_that_breaks_off_loses_none() {
 }
 
 #[tokio::test]
+async fn many_spans_of_one_subscription_are_no_quicker_than_one() {
+    let f = fixture().await;
+    dead(&f, 3).await;
+    let all = Deaths::default();
+    let (first, second) = (accepted(&f, all).await, accepted(&f, all).await);
+    assert_eq!((first.1, second.1), (3, 3));
+
+    assert!(f.store.redeliver_portion().await.unwrap());
+
+    assert_eq!(progress(&f, first.0).await.redelivered, 3);
+    // The first one has its end still to see, a second later.
+    assert!(!f.store.redeliver_portion().await.unwrap());
+    f.sql
+        .batch_execute("UPDATE redeliveries SET next_portion = now()")
+        .await
+        .unwrap();
+    bring_all_back(&f).await;
+    for (id, redelivered) in [(first.0, 3), (second.0, 0)] {
+        let shown = progress(&f, id).await;
+        assert_eq!(shown.redelivered, redelivered);
+        assert!(shown.ended.is_some());
+    }
+}
+
+#[tokio::test]
 async fn while_it_is_paused_they_stay_dead_and_a_disabled_one_gets_nothing() {
     let f = fixture().await;
     dead(&f, 3).await;

@@ -13,7 +13,7 @@ use crate::error::StoreError;
 use crate::ledger::{heads, redeliver};
 use crate::pool::Store;
 
-/// Deliveries of one portion, and so of one second for one redelivery: beside live traffic, not before it.
+/// Deliveries of one portion, and so of one second for one subscription: beside live traffic, not before it.
 const PORTION_ROWS: i64 = 200;
 const PORTION_BYTES_MAX: i64 = 32 << 20;
 
@@ -31,11 +31,15 @@ const CREATE: &str = "\
     INSERT INTO redeliveries (environment_id, redelivery_id, webhook_id, until, accepted, last_settled, last_request_id) \
     VALUES ($1, $2, $3, $4, $5, $6, $7)";
 
+/// Those of one subscription one after the other: many spans are no quicker than one.
 const TAKE: &str = "\
     SELECT r.environment_id, r.redelivery_id, r.webhook_id, r.until, r.last_settled, r.last_request_id, s.status \
     FROM redeliveries r LEFT JOIN subscriptions s \
         ON s.environment_id = r.environment_id AND s.webhook_id = r.webhook_id \
     WHERE r.ended IS NULL AND r.next_portion <= now() \
+        AND NOT EXISTS (SELECT FROM redeliveries earlier WHERE earlier.ended IS NULL \
+            AND earlier.environment_id = r.environment_id AND earlier.webhook_id = r.webhook_id \
+            AND (earlier.created, earlier.redelivery_id) < (r.created, r.redelivery_id)) \
     ORDER BY r.next_portion LIMIT 1 FOR UPDATE OF r SKIP LOCKED";
 /// The next deaths, cut where their bytes are too many; the first is taken whatever it has.
 const PORTION: &str = "\
