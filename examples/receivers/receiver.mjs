@@ -14,7 +14,7 @@ import { Webhook } from "standardwebhooks";
 
 const PORT = Number(process.env.PORT ?? 9000);
 const INBOX = process.env.INBOX ?? "inbox";
-const BODY_BYTES_MAX = 2 * 1024 * 1024;
+const BODY_BYTES_MAX = 2 * 1024 * 1024; // with batches: above the subscription's maxBytes
 const RETRY_MS = 5000;
 
 /** `whsec_…` as it is; the UUID of the field `secret` as the `whsec_…` that stands for the same key. */

@@ -20,7 +20,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 PORT = int(os.environ.get("PORT", "9000"))
 INBOX = os.environ.get("INBOX", "inbox.sqlite")
-BODY_BYTES_MAX = 2 * 1024 * 1024
+BODY_BYTES_MAX = 2 * 1024 * 1024  # with batches: above the subscription's maxBytes
 RETRY_SECONDS = 5
 
 
@@ -97,7 +97,7 @@ def work():
 if __name__ == "__main__":
     with inbox() as db, db:
         db.execute("CREATE TABLE IF NOT EXISTS inbox (webhook_id TEXT PRIMARY KEY, body BLOB NOT NULL, handled TEXT)")
-        # Nothing comes again after so long; what isn't handled yet stays.
-        db.execute("DELETE FROM inbox WHERE handled < datetime('now', '-7 days')")
+        # So long the same may come again: see docs/receiving.md. What isn't handled yet stays.
+        db.execute("DELETE FROM inbox WHERE handled < datetime('now', '-40 days')")
     threading.Thread(target=work, daemon=True).start()
     ThreadingHTTPServer(("127.0.0.1", PORT), Receiver).serve_forever()
