@@ -22,7 +22,7 @@ test: ## Everything: unit, property, and integration tests on real servers
 	$(CARGO) build --locked --workspace --all-targets
 	@$(WITH_SERVERS) -- scripts/test
 
-chaos: ## Random faults under load, some 20 minutes; SEED=… FAULTS=200 MODE=faults|restarts
+chaos: ## Random faults under load, some 20 minutes; SEED=… FAULTS=200 MODE=faults|servers|brief|restarts
 	@scripts/install-servers
 	$(CARGO) build --locked --quiet --package postrider --package tests --bins
 	@target/debug/chaos

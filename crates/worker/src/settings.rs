@@ -66,7 +66,7 @@ impl std::fmt::Debug for AmqpSettings {
 pub struct DeliverySettings {
     /// The whole attempt: name, connect, TLS, head and body.
     pub timeout: Duration,
-    /// Connect and TLS; cut by `timeout`.
+    /// Name, connect and TLS; cut by `timeout`.
     pub connect_timeout: Duration,
     /// An attempt that takes longer has its delivery written to the ledger, so that its message can be acked.
     pub handoff_after: Duration,
