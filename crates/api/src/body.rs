@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use tokio::time::timeout;
 use webhook::{Fault, escape_pointer};
 
-use crate::problem::Problem;
+use crate::problem::{FAULTS_MAX, Problem};
 
 /// For what is made or done.
 pub(crate) const JSON: &[&str] = &["application/json"];
@@ -80,11 +80,12 @@ pub(crate) fn expect_kind(headers: &HeaderMap, kinds: &[&str]) -> Result<(), Pro
     Err(Problem::media_type(&kinds.join(" or ")))
 }
 
-/// What stands in an object that isn't known.
+/// What stands in an object that isn't known, as far as it is told.
 pub(crate) fn unknown_keys(object: &Map<String, Value>, known: &[&str]) -> Vec<Fault> {
     object
         .keys()
         .filter(|key| !known.contains(&key.as_str()))
+        .take(FAULTS_MAX + 1)
         .map(|key| Fault::new(pointer(key), "is not known"))
         .collect()
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use webhook::{Fault, NoEvent, decode_event};
 
-use crate::problem::Problem;
+use crate::problem::{FAULTS_MAX, Problem};
 
 /// Events of one request to be published, in order.
 #[derive(Debug)]
@@ -100,6 +100,16 @@ pub(crate) fn messages(
             "must hold at least one event",
         )]));
     }
+    decode(environment_id, &events, is_list, message_bytes_max).map_err(Problem::invalid)
+}
+
+/// Each event as a message, or what is wrong with them, as far as it is told.
+fn decode(
+    environment_id: &str,
+    events: &[&RawValue],
+    is_list: bool,
+    message_bytes_max: usize,
+) -> Result<Vec<Message>, Vec<Fault>> {
     let mut faults = Vec::new();
     let mut messages = Vec::with_capacity(events.len());
     for (position, event) in events.iter().enumerate() {
@@ -120,13 +130,16 @@ pub(crate) fn messages(
                     "#/data".to_owned()
                 };
                 faults.push(fault(&root, &error));
+                if faults.len() > FAULTS_MAX {
+                    break;
+                }
             }
         }
     }
     if faults.is_empty() {
         Ok(messages)
     } else {
-        Err(Problem::invalid(faults))
+        Err(faults)
     }
 }
 
@@ -169,5 +182,17 @@ mod tests {
         for body in ["{}", r#"{"more":1}"#, r#"{"data":1,"data":2}"#, "[1]", "7"] {
             assert_eq!(name(body), "invalid", "{body}");
         }
+    }
+
+    #[test]
+    fn no_list_makes_many_more_faults_than_are_told() {
+        let zeros = "0,".repeat(5_000);
+        let body = format!("[{zeros}0]");
+        let events: Vec<&RawValue> = serde_json::from_str(&body).unwrap();
+
+        let faults = decode("env-1", &events, true, 1 << 20).unwrap_err();
+
+        assert_eq!(faults.len(), FAULTS_MAX + 1);
+        assert_eq!(faults[99].pointer, "#/data/99");
     }
 }

@@ -39,7 +39,7 @@ Subscriptions to events, their secrets, and events by HTTP. Bodies are JSON in c
 milliseconds. Each answer has an `x-request-id`, under which the log tells of it; none may be cached.
 
 A token is of one environment and one role. What can't be done is a problem (RFC 9457) with a stable `type`; all that \
-is wrong with a body is told at once, in `errors`, by JSON pointer. Only the token endpoint has errors of its own (RFC \
+is wrong with a body is told at once, in `errors`, by JSON pointer; of more than a hundred faults the first hundred. Only the token endpoint has errors of its own (RFC \
 6749).";
 
 /// The document, pretty printed, with a newline at its end.

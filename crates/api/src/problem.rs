@@ -7,6 +7,9 @@ use store::StoreError;
 use webhook::Fault;
 
 const RETRY_AFTER_SECONDS: &str = "5";
+/// Faults that are told of one body. Whoever makes a list of them stops at one more, so that a body of zeros doesn't cost
+/// a thousand times its bytes; that one is cut off, and tells that there are more.
+pub(crate) const FAULTS_MAX: usize = 100;
 
 /// One problem. Its `type` is stable: `https://postrider.dev/problems/` and a name.
 #[derive(Debug)]
@@ -136,9 +139,13 @@ impl Problem {
         )
     }
 
-    /// 422: JSON that is wrong; all that is wrong with it.
-    pub(crate) fn invalid(faults: Vec<Fault>) -> Self {
-        let detail = "the body is not as it must be; errors says where and why";
+    /// 422: JSON that is wrong; all that is wrong with it, of more than [`FAULTS_MAX`] the first.
+    pub(crate) fn invalid(mut faults: Vec<Fault>) -> Self {
+        let mut detail = "the body is not as it must be; errors says where and why".to_owned();
+        if faults.len() > FAULTS_MAX {
+            faults.truncate(FAULTS_MAX);
+            detail += &format!(", of more than {FAULTS_MAX} faults the first {FAULTS_MAX}");
+        }
         let problem = Self::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "invalid",
@@ -244,5 +251,26 @@ impl IntoResponse for Problem {
                 .insert(name, HeaderValue::from_static(value));
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_faults_the_first_hundred_are_told_and_that_there_are_more() {
+        let problem = |count: usize| {
+            let fault = |position| Fault::new(format!("#/types/{position}"), "must be a text");
+            Problem::invalid((0..count).map(fault).collect()).body()
+        };
+        let count = |body: &Value| body["errors"].as_array().unwrap().len();
+        let says_more = |body: &Value| body["detail"].as_str().unwrap().contains("more than 100");
+
+        let (all, first) = (problem(100), problem(101));
+
+        assert_eq!((count(&all), says_more(&all)), (100, false));
+        assert_eq!((count(&first), says_more(&first)), (100, true));
+        assert_eq!(first["errors"], all["errors"]);
     }
 }

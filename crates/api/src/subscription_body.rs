@@ -1,5 +1,6 @@
 //! A subscription as JSON: how it is shown, how a new one is read, and what a merge patch (RFC 7396) makes of one that
-//! stands. All that is wrong is told at once, by JSON pointer.
+//! stands. All that is wrong is told at once, by JSON pointer, as
+//! far as a problem tells it.
 
 use serde_json::{Map, Value, json};
 use store::StoredSubscription;
@@ -12,6 +13,7 @@ use webhook::{
 
 use crate::batch_body;
 use crate::body::{pointer, unknown_keys};
+use crate::problem::FAULTS_MAX;
 use crate::rate_limit_body;
 
 pub(crate) const NAME_BYTES_MAX: usize = 256;
@@ -211,21 +213,21 @@ fn apply(
 }
 
 fn types(items: &[Value], faults: &mut Vec<Fault>) -> Vec<String> {
-    let mut types = Vec::with_capacity(items.len());
-    let mut all_texts = true;
-    for (position, item) in items.iter().enumerate() {
-        match item.as_str() {
-            Some(text) => types.push(text.to_owned()),
-            None => {
-                all_texts = false;
-                faults.push(Fault::new(format!("#/types/{position}"), "must be a text"));
-            }
-        }
-    }
+    let texts = items.iter().filter_map(Value::as_str);
+    let types: Vec<String> = texts.map(str::to_owned).collect();
     // With one left out, the others' positions would be wrong.
-    if all_texts {
+    if types.len() == items.len() {
         faults.extend(check_types(&types));
+        return types;
     }
+    let others = items
+        .iter()
+        .enumerate()
+        .filter(|(_, item)| !item.is_string());
+    let others = others.take(FAULTS_MAX + 1);
+    faults.extend(
+        others.map(|(position, _)| Fault::new(format!("#/types/{position}"), "must be a text")),
+    );
     types
 }
 
@@ -240,10 +242,11 @@ fn patch_headers(
         match value {
             Value::Null => {}
             Value::String(value) => given.push((name.clone(), value.clone())),
-            _ => faults.push(Fault::new(
+            _ if faults.len() <= FAULTS_MAX => faults.push(Fault::new(
                 format!("#/headers{}", &pointer(name)[1..]),
                 "must be a text",
             )),
+            _ => {}
         }
         standing.retain(|(other, _)| !other.eq_ignore_ascii_case(name));
     }
@@ -262,5 +265,36 @@ fn match_id(key: &str, value: &Value, faults: &mut Vec<Fault>) -> Option<String>
             faults.push(Fault::new(pointer(key), "must be a text"));
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_body_makes_many_more_faults_than_are_told() {
+        let zeros = Value::from(vec![0; 50_000]);
+        let members: Map<String, Value> = (0..20_000)
+            .map(|n| (format!("x-{n}"), Value::from(0)))
+            .collect();
+        let rules = UrlRules {
+            require_https: true,
+            addresses: AddressPolicy::default(),
+        };
+        let empty = crate::webhooks::empty("env-1");
+        let mut body = members.clone();
+        body.insert("types".into(), zeros);
+        body.insert("headers".into(), members.clone().into());
+        body.insert("batch".into(), members.clone().into());
+        body.insert("rateLimit".into(), members.into());
+
+        let faults = read_new(&body, empty, &rules).unwrap_err();
+
+        assert!(
+            (FAULTS_MAX + 1..10 * FAULTS_MAX).contains(&faults.len()),
+            "{}",
+            faults.len()
+        );
     }
 }

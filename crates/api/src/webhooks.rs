@@ -161,7 +161,7 @@ fn one(stored: &StoredSubscription) -> Value {
     json!({"data": show(stored)})
 }
 
-fn empty(environment_id: &str) -> Subscription {
+pub(crate) fn empty(environment_id: &str) -> Subscription {
     Subscription {
         environment_id: environment_id.to_owned(),
         id: String::new(),

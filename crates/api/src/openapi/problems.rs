@@ -8,7 +8,7 @@ use utoipa::openapi::{ContentBuilder, Response, Schema};
 use webhook::Fault;
 
 use super::schema::{format, integer, named, object, text};
-use crate::problem::Problem;
+use crate::problem::{FAULTS_MAX, Problem};
 
 /// All that a route may come to, with an example of each.
 fn all() -> [(Problem, &'static str); 14] {
@@ -125,7 +125,10 @@ pub(super) fn schema() -> Schema {
             ArrayBuilder::new()
                 .items(fault)
                 .min_items(Some(1))
-                .description(Some("A body's faults, all of them.")),
+                .max_items(Some(FAULTS_MAX))
+                .description(Some(format!(
+                    "A body's faults, all of them; of more than {FAULTS_MAX} the first {FAULTS_MAX}, and `detail` says so."
+                ))),
         )
         .required("type")
         .required("title")
