@@ -36,5 +36,5 @@ pub use outbox::{OutboxKind, OutboxMessage};
 pub use pool::{PostgresSettings, Store};
 pub use seal::{Keyring, SealError};
 pub use subscription::{LoadedSubscription, NewSubscription, StoredSubscription};
-pub use subscription_change::Changed;
+pub use subscription_change::{Changed, SECRETS_MAX};
 pub use test_delivery::{TestDelivery, TestProgress, TestResult};

@@ -15,6 +15,10 @@ use crate::pace::Pace;
 use crate::pool::Store;
 use crate::subscription::StoredSubscription;
 
+/// Secrets of one subscription that sign at a time. Each one adds 48 bytes to a request's signature, and a pass over its
+/// body.
+pub const SECRETS_MAX: usize = 5;
+
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Changed {
@@ -138,7 +142,8 @@ impl Store {
         Ok(changed)
     }
 
-    /// Signs with a new secret from now on, with the old ones too until `overlap` is over.
+    /// Signs with a new secret from now on, with the old ones too until `overlap` is over. Of more than [`SECRETS_MAX`] the
+    /// oldest ends at once. One that has ended is removed.
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`.
@@ -156,14 +161,21 @@ impl Store {
             UPDATE subscription_secrets SET \
                 signs_until = LEAST(signs_until, now() + make_interval(secs => $3)) \
             WHERE environment_id = $1 AND webhook_id = $2";
+        // An older one never ends after a newer one, so the newest are those that sign.
+        const FORGET: &str = "\
+            DELETE FROM subscription_secrets \
+            WHERE environment_id = $1 AND webhook_id = $2 AND (signs_until <= now() OR secret_id NOT IN ( \
+                SELECT secret_id FROM subscription_secrets WHERE environment_id = $1 AND webhook_id = $2 \
+                ORDER BY secret_id DESC LIMIT $3))";
         const ADD: &str = "\
             INSERT INTO subscription_secrets (environment_id, webhook_id, secret) VALUES ($1, $2, $3)";
         let sealed = self.sealed_secret(environment_id, webhook_id, secret)?;
         let client = self.checkout().await?;
         let stored = limited(async {
-            let (touch, expire, add) = (
+            let (touch, expire, forget, add) = (
                 client.prepared(TOUCH).await?,
                 client.prepared(EXPIRE).await?,
+                client.prepared(FORGET).await?,
                 client.prepared(ADD).await?,
             );
             client.batch_execute("BEGIN").await?;
@@ -176,6 +188,11 @@ impl Store {
             }
             client
                 .execute(&expire, &[&environment_id, &webhook_id, &seconds(overlap)])
+                .await?;
+            // With the new one as many as may sign.
+            let others = i64::try_from(SECRETS_MAX - 1).expect("it is small");
+            client
+                .execute(&forget, &[&environment_id, &webhook_id, &others])
                 .await?;
             client
                 .execute(&add, &[&environment_id, &webhook_id, &sealed])

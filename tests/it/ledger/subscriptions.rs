@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use store::{Notice, StoreError};
-use webhook::{Method, Status};
+use webhook::{Method, Secret, Status};
 
 use super::fixture::*;
 
@@ -104,6 +104,45 @@ async fn the_old_secret_signs_until_its_time() {
             .len(),
         1
     );
+}
+
+#[tokio::test]
+async fn at_most_five_secrets_sign_and_what_has_ended_is_removed() {
+    const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+    const KEPT: &str = "SELECT count(*) FROM subscription_secrets WHERE webhook_id = 'hook-a'";
+    let f = store().await;
+    f.store.create(subscription("hook-a")).await.unwrap();
+    f.store.create(subscription("hook-b")).await.unwrap();
+    let rotate = async |text: &str, overlap| {
+        let secret = Secret::new(text.into());
+        let rotated = f.store.rotate_secret(ENV, "hook-a", &secret, overlap);
+        let secrets = rotated.await.unwrap().subscription.secrets;
+        let texts = secrets.iter().map(Secret::as_str).collect::<Vec<_>>();
+        texts.join(" ")
+    };
+    for text in ["1", "2", "3", "4"] {
+        rotate(text, WEEK).await;
+    }
+
+    let sixth = rotate("5", WEEK).await;
+    assert_eq!(sixth, "5 4 3 2 1");
+    assert_eq!(number(&f.sql, KEPT).await, 5);
+    f.sql
+        .batch_execute(
+            "UPDATE subscription_secrets SET signs_until = now() WHERE secret_id IN (SELECT secret_id \
+                FROM subscription_secrets WHERE webhook_id = 'hook-a' ORDER BY secret_id LIMIT 2)",
+        )
+        .await
+        .unwrap();
+    let after_two_ended = rotate("6", WEEK).await;
+    assert_eq!(after_two_ended, "6 5 4 3");
+    assert_eq!(number(&f.sql, KEPT).await, 4);
+    let at_once = rotate("7", Duration::ZERO).await;
+
+    assert_eq!(at_once, "7");
+    assert_eq!(number(&f.sql, KEPT).await, 1);
+    let other = f.store.get(ENV, "hook-b").await.unwrap().unwrap();
+    assert_eq!(other.subscription.secrets.len(), 1);
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Subscriptions, described: what a new one and a change may say, what is shown, and the routes.
 
 use serde_json::{Value, json};
-use store::Role;
+use store::{Role, SECRETS_MAX};
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::link::LinkBuilder;
 use utoipa::openapi::path::Operation;
@@ -132,7 +132,10 @@ pub(crate) fn rotate() -> Operation {
         )),
     );
     workbench("rotateSecret", "Rotate the secret")
-        .about("Until the overlap ends, requests are signed with both secrets.")
+        .about(&format!(
+            "Until the overlap ends, requests are signed with both secrets. At most {SECRETS_MAX} sign at a time: with one \
+             more the oldest ends at once."
+        ))
         .may_take(asked, json!({"overlap": "24h"}))
         .answers_like(
             200,
