@@ -241,7 +241,7 @@ impl Store {
         Ok(exists)
     }
 
-    /// Pauses, resumes, disables or re-enables. What waits is held, released or cancelled by [`Store::sweep`].
+    /// Pauses, resumes, disables or re-enables; one that has that status already keeps its reason. What waits is held, released or cancelled by [`Store::sweep`].
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`.
@@ -253,7 +253,8 @@ impl Store {
         reason: Option<&str>,
     ) -> Result<(), StoreError> {
         const CHANGE: &str = "\
-            UPDATE subscriptions SET status = $3, status_reason = $4, updated = now(), \
+            UPDATE subscriptions SET status = $3, updated = now(), \
+                status_reason = CASE WHEN status = $3 THEN status_reason ELSE $4 END, \
                 status_changed = CASE WHEN status = $3 THEN status_changed ELSE now() END \
             WHERE environment_id = $1 AND webhook_id = $2";
         self.change_row(

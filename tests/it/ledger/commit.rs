@@ -321,6 +321,11 @@ async fn gone_disables_the_subscription_and_ends_what_waits() {
     );
 
     f.store.commit(&[gone, other]).await.unwrap();
+    // A person disables it too before what waits has ended: the reason stays.
+    f.store
+        .set_status(ENV, "hook-a", Status::Disabled, None)
+        .await
+        .unwrap();
     assert_eq!(sweep_all(&f.store).await, 2);
     let late = f
         .store
