@@ -16,6 +16,9 @@ use crate::subscription_body::instant;
 
 /// A worker takes it within this, or it is void.
 const TAKEABLE: Duration = Duration::from_secs(10);
+/// Tests of one environment that are open at a time, over all its subscriptions. One whose asker is gone counts on, until
+/// its attempt is over.
+pub(crate) const OPEN_MAX: u32 = 5;
 /// Between two looks at how far it is.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
@@ -53,8 +56,13 @@ pub(crate) async fn test(
         webhook_id: webhook_id.to_owned(),
         data,
     };
-    store.ask_test(&test, TAKEABLE).await?;
-    let result = wait(store, &test, attempt_max).await?;
+    let limit = TAKEABLE + attempt_max + TAKEABLE;
+    if !store.ask_test(&test, TAKEABLE, limit, OPEN_MAX).await? {
+        return Err(Problem::conflict(format!(
+            "{OPEN_MAX} tests of this environment are under way, the most allowed: try again when one has ended"
+        )));
+    }
+    let result = wait(store, &test, limit).await?;
     Ok(json!({"data": {
         "requestId": test.request_id.to_string(),
         "outcome": result.outcome.as_str(),
@@ -64,16 +72,9 @@ pub(crate) async fn test(
     }}))
 }
 
-async fn wait(
-    store: &Store,
-    test: &TestDelivery,
-    attempt_max: Duration,
-) -> Result<TestResult, Problem> {
+async fn wait(store: &Store, test: &TestDelivery, limit: Duration) -> Result<TestResult, Problem> {
     let (environment_id, request_id) = (&test.environment_id, test.request_id);
-    let (takeable, limit) = (
-        Instant::now() + TAKEABLE,
-        Instant::now() + TAKEABLE + attempt_max + TAKEABLE,
-    );
+    let (takeable, limit) = (Instant::now() + TAKEABLE, Instant::now() + limit);
     loop {
         match store.test_progress(environment_id, request_id).await {
             Ok(TestProgress::Ended(result)) => return Ok(result),

@@ -50,8 +50,9 @@ pub enum TestProgress {
 }
 
 impl Store {
-    /// Asks for a test, and tells the workers; one that isn't taken within `takeable` is void. Forgets tests of more than
-    /// an hour ago.
+    /// Asks for a test, and tells the workers; one that isn't taken within `takeable` is void. False if `most` of its
+    /// environment are open: neither ended nor void, and asked for less than `open` ago, after which a worker that
+    /// took one is taken for lost. Forgets tests of more than an hour ago.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -59,23 +60,47 @@ impl Store {
         &self,
         test: &TestDelivery,
         takeable: Duration,
-    ) -> Result<(), StoreError> {
+        open: Duration,
+        most: u32,
+    ) -> Result<bool, StoreError> {
         const FORGET: &str =
             "DELETE FROM test_deliveries WHERE created < now() - interval '1 hour'";
+        // So that those who ask at once can't all be the last.
+        const LOCK: &str =
+            "SELECT pg_advisory_xact_lock(hashtextextended('postrider tests ' || $1, 0))";
+        const COUNT: &str = "\
+            SELECT count(*) FROM test_deliveries \
+            WHERE environment_id = $1 AND created > now() - make_interval(secs => $2) \
+                AND ended IS NULL AND (taken IS NOT NULL OR takeable_until > now())";
         const ASK: &str = "\
             WITH asked AS (INSERT INTO test_deliveries (environment_id, request_id, webhook_id, data, takeable_until) \
                 VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5)) RETURNING 1) \
             SELECT pg_notify($6, '') FROM asked";
         let client = self.checkout().await?;
-        limited(async {
-            let (forget, ask) = (client.prepared(FORGET).await?, client.prepared(ASK).await?);
-            client.execute(&forget, &[]).await?;
+        let asked = limited(async {
+            let (forget, lock, count, ask) = (
+                client.prepared(FORGET).await?,
+                client.prepared(LOCK).await?,
+                client.prepared(COUNT).await?,
+                client.prepared(ASK).await?,
+            );
             let TestDelivery {
                 environment_id,
                 request_id,
                 webhook_id,
                 data,
             } = test;
+            client.execute(&forget, &[]).await?;
+            client.batch_execute("BEGIN").await?;
+            client.query(&lock, &[environment_id]).await?;
+            let standing: i64 = client
+                .query_one(&count, &[environment_id, &seconds(open)])
+                .await?
+                .get(0);
+            if standing >= i64::from(most) {
+                client.batch_execute("ROLLBACK").await?;
+                return Ok(false);
+            }
             client
                 .execute(
                     &ask,
@@ -89,18 +114,19 @@ impl Store {
                     ],
                 )
                 .await?;
-            Ok(())
+            client.batch_execute("COMMIT").await?;
+            Ok(true)
         })
         .await?;
         client.done();
-        Ok(())
+        Ok(asked)
     }
 
     /// Takes tests that wait, `most` at a time; each is taken once, whatever becomes of the worker.
     ///
     /// # Errors
     /// `Unavailable`.
-    pub async fn take_tests(&self, most: u32) -> Result<Vec<TestDelivery>, StoreError> {
+    pub async fn take_tests(&self, most: usize) -> Result<Vec<TestDelivery>, StoreError> {
         const TAKE: &str = "\
             WITH next AS (SELECT environment_id, request_id FROM test_deliveries \
                 WHERE taken IS NULL AND takeable_until > now() \
@@ -111,7 +137,8 @@ impl Store {
         let client = self.checkout().await?;
         let rows = limited(async {
             let take = client.prepared(TAKE).await?;
-            Ok(client.query(&take, &[&i64::from(most)]).await?)
+            let most = i64::try_from(most).unwrap_or(i64::MAX);
+            Ok(client.query(&take, &[&most]).await?)
         })
         .await?;
         client.done();

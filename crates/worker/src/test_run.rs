@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::{Store, TestDelivery, TestResult};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use webhook::{Envelope, Outcome};
 
@@ -14,8 +14,8 @@ use crate::endpoint::State;
 use crate::send::Sent;
 use crate::subscriptions::Subscriptions;
 
-/// Tests of one look, and so under way at a time per look.
-const TAKEN_MAX: u32 = 16;
+/// Tests under way at a time: each is an attempt, and none of the path's bounds holds for it.
+const IN_FLIGHT_MAX: usize = 16;
 /// Without a word from Postgres they are looked for after so long: a notice may have been lost with its connection.
 const IDLE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -33,6 +33,7 @@ impl TestRunner {
     /// Takes tests until the worker stops.
     pub(crate) async fn run(self) {
         let runner = Arc::new(self);
+        let slots = Arc::new(Semaphore::new(IN_FLIGHT_MAX));
         loop {
             tokio::select! {
                 biased;
@@ -40,13 +41,19 @@ impl TestRunner {
                 // Either will do.
                 _ = tokio::time::timeout(IDLE_PAUSE, runner.asked.notified()) => {}
             }
-            match runner.store.take_tests(TAKEN_MAX).await {
+            // What is taken must begin at once: who asked waits for it, and no other worker will take it.
+            let free = tokio::select! {
+                biased;
+                () = runner.deliverer.stop.cancelled() => return,
+                free = free(&slots) => free,
+            };
+            match runner.store.take_tests(free.len()).await {
                 Ok(tests) => {
-                    if tests.len() >= TAKEN_MAX as usize {
+                    if tests.len() >= free.len() {
                         runner.asked.notify_one();
                     }
-                    for test in tests {
-                        runner.tracker.spawn(Arc::clone(&runner).test(test));
+                    for (test, slot) in tests.into_iter().zip(free) {
+                        runner.tracker.spawn(Arc::clone(&runner).test(test, slot));
                     }
                 }
                 Err(error) => tracing::debug!(%error, "tests can't be looked for"),
@@ -54,7 +61,8 @@ impl TestRunner {
         }
     }
 
-    async fn test(self: Arc<Self>, test: TestDelivery) {
+    /// One test, in a slot that is free again once what it came to is written.
+    async fn test(self: Arc<Self>, test: TestDelivery, _slot: OwnedSemaphorePermit) {
         let result = self.attempt(&test).await;
         tracing::info!(
             target: "postrider::test",
@@ -112,4 +120,11 @@ impl TestRunner {
             response,
         }
     }
+}
+
+/// All slots that are free, once there is one.
+async fn free(slots: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
+    let first = Arc::clone(slots).acquire_owned().await;
+    let others = std::iter::from_fn(|| Arc::clone(slots).try_acquire_owned().ok());
+    first.into_iter().chain(others).collect()
 }

@@ -1,9 +1,13 @@
 //! What a tenant does with subscriptions and events, and what is told of a body that is wrong.
 
+use std::time::Duration;
+
 use hyper::Method;
 use serde_json::{Value, json};
+use store::TestDelivery;
 use tests::http_call::call_with;
 use tests::receiver::Reply;
+use tests::wait::wait_until;
 use webhook::RequestId;
 
 use super::tenant::{Tenant, pointers};
@@ -256,6 +260,74 @@ async fn a_test_is_one_attempt_now_told_whatever_the_receiver_says() {
         404
     );
     t.world.stop_with_all_acked(&mut t.serve).await;
+}
+
+#[tokio::test]
+async fn an_environment_has_five_tests_under_way_at_most_whoever_still_waits_for_them() {
+    let mut t = Tenant::with("api_tests_open", &[("POSTRIDER__DELIVERY__TIMEOUT", "3s")]).await;
+    t.world.receiver.script("/hangs", [Reply::hang()]);
+    let foreign = Tenant::first_token(&t.world, &t.base, "env-2", "workbench").await;
+    let hangs = json!({"types": ["t"], "url": t.world.receiver.url("/hangs")});
+    let well = json!({"types": ["t"], "url": t.world.receiver.url("/well")});
+    let hangs = t.subscribe(hangs).await["id"].as_str().unwrap().to_owned();
+    let other = t.subscribe(well.clone()).await["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let foreign_well = t.post(&foreign, "/v1/env-2/webhook", well).await.json()["data"].clone();
+    let ask = async |token: &str, environment: &str, id: &str| {
+        let path = format!("/v1/{environment}/webhook/{id}/test");
+        t.send(token, Method::POST, &path, "").await
+    };
+    let asked = async {
+        let one = || ask(&t.workbench, "env-1", &hangs);
+        tokio::join!(one(), one(), one(), one(), one())
+    };
+    // They go before there is an answer, and leave five attempts behind.
+    tokio::select! {
+        _ = asked => panic!("none of them has an answer yet"),
+        () = t.world.receiver.wait_for_count(5, "/hangs", SOON) => {}
+    }
+
+    let sixth = ask(&t.workbench, "env-1", &other).await;
+    let foreign_well = foreign_well["id"].as_str().unwrap();
+    let elsewhere = ask(&foreign, "env-2", foreign_well).await;
+
+    assert_eq!(sixth.status, 409, "{}", sixth.text());
+    assert!(sixth.text().contains("try again"), "{}", sixth.text());
+    assert_eq!(elsewhere.status, 200, "{}", elsewhere.text());
+    wait_until(SOON, "the end of one of the five", async || {
+        let answer = ask(&t.workbench, "env-1", &other).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(t.world.receiver.count("/hangs"), 5);
+    t.world.stop_with_all_acked(&mut t.serve).await;
+}
+
+#[tokio::test]
+async fn a_worker_has_sixteen_tests_in_flight_at_most_and_loses_none() {
+    let t = Tenant::new("api_tests_in_flight").await;
+    let slow = Reply::status(200).delay(Duration::from_secs(1));
+    t.world.receiver.script("/slow", [slow]);
+    let body = json!({"types": ["t"], "url": t.world.receiver.url("/slow")});
+    let id = t.subscribe(body).await["id"].as_str().unwrap().to_owned();
+    let tests: Vec<TestDelivery> = (0..40)
+        .map(|n| TestDelivery {
+            environment_id: "env-1".into(),
+            request_id: RequestId::of_event(&id, "t", &format!("test-{n}")),
+            webhook_id: id.clone(),
+            data: "{}".into(),
+        })
+        .collect();
+
+    for test in &tests {
+        let asked = t.world.store.ask_test(test, SOON, SOON, u32::MAX).await;
+        assert!(asked.unwrap());
+    }
+
+    t.world.receiver.wait_for_count(40, "/slow", SOON).await;
+    assert!(t.world.receiver.most_at_once("/slow") <= 16);
 }
 
 #[tokio::test]

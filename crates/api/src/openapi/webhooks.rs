@@ -21,6 +21,7 @@ use super::schema::{
 };
 use crate::rate_limit_body::MOST;
 use crate::subscription_body::NAME_BYTES_MAX;
+use crate::test_delivery::OPEN_MAX;
 
 pub(super) const ID: &str = "2nBrJUjz";
 /// From 50 ms to 60 s, in either unit. Other spellings of such durations are taken too.
@@ -160,7 +161,10 @@ pub(crate) fn test() -> Operation {
     ]);
     let example = json!({"data": {"requestId": "b0ac9bd3-9094-5dbd-8fd3-1c0dcb1d44cd", "outcome": "http_status", "status": 500, "durationMs": 12, "response": "no"}});
     workbench("testWebhook", "Test a subscription")
-        .about("One attempt with an example event, now, also while it is paused. A receiver that fails is an outcome, not an error.")
+        .about(&format!(
+            "One attempt with an example event, now, also while it is paused. A receiver that fails is an outcome, not an \
+             error. At most {OPEN_MAX} tests of an environment are under way at a time: one more is a conflict."
+        ))
         .may_take(closed_object(), json!({}))
         .answers_like(200, "What came of it.", data(tested), example)
         .problems(&["conflict", "timed-out"])
