@@ -25,7 +25,7 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(10);
 /// A connection's plans are made anew after so long. On an empty table all indexes cost the same, so the planner may
 /// choose any; the plan must not be kept for long while a backlog grows. (Postgres itself plans again only after the next
 /// ANALYZE.)
-const PLANS_KEPT: Duration = Duration::from_secs(10);
+const PLANS_KEPT: Duration = Duration::from_secs(1);
 
 /// Set on every connection. The planner is kept to look-ups by key with plans that are made once: planning over all the
 /// partitions of history each time would cost more than the look-up. The timeouts bound what a server goes on doing,
