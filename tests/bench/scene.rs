@@ -132,6 +132,18 @@ impl Scene {
                 )
                 .await?;
         }
+        if case.ledger == Ledger::Backlog {
+            // What came due while others were measured isn't this case's.
+            session
+                .client
+                .batch_execute(
+                    "UPDATE deliveries_waiting SET due = now() + random() * interval '12 hours' \
+                         WHERE due < now() + interval '1 minute'; \
+                     UPDATE subscription_due h SET next_due = (SELECT min(due) FROM deliveries_waiting w \
+                         WHERE w.environment_id = h.environment_id AND w.webhook_id = h.webhook_id)",
+                )
+                .await?;
+        }
         session.client.batch_execute("CHECKPOINT").await?;
         self.forget().await
     }
