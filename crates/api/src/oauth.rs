@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::num::NonZeroU32;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +12,8 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde_json::json;
 use store::{Credential, Store};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use url::form_urlencoded;
 
 use crate::access::Access;
@@ -23,8 +25,17 @@ use crate::token::LIFETIME_SECONDS;
 /// Tokens of one client a minute; they are good for an hour.
 const PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
 
-/// The limit per client. All that aren't known share one.
-pub(crate) struct TokenLimits(DefaultKeyedRateLimiter<String>);
+/// Clients that are looked up at a time. Anybody may ask for any, and `serve` commits by the same connections.
+const LOOKUPS_MAX: usize = 2;
+/// For a turn to look one up.
+const TURN_LIMIT: Duration = Duration::from_secs(2);
+
+/// What bounds the token endpoint, which anybody may ask.
+pub(crate) struct TokenLimits {
+    /// Per client. All that aren't known share one.
+    rates: DefaultKeyedRateLimiter<String>,
+    lookups: Semaphore,
+}
 
 /// What was sent, wherever it stood.
 #[derive(Debug, Default)]
@@ -63,12 +74,33 @@ pub(crate) struct Refusal {
 
 impl TokenLimits {
     pub(crate) fn new() -> Self {
-        Self(RateLimiter::keyed(Quota::per_minute(PER_MINUTE)))
+        Self {
+            rates: RateLimiter::keyed(Quota::per_minute(PER_MINUTE)),
+            lookups: Semaphore::new(LOOKUPS_MAX),
+        }
+    }
+
+    /// The client, if it is known: looked up when it is its turn.
+    async fn look_up(&self, store: &Store, client_id: &str) -> Result<Option<Credential>, Refusal> {
+        // What can be no client's name costs nothing.
+        if !is_client_id(client_id) {
+            return Ok(None);
+        }
+        let _turn = timeout(TURN_LIMIT, self.lookups.acquire())
+            .await
+            .map_err(|_| {
+                unavailable("too many ask for tokens now, or the database is slow; try again")
+            })?
+            .expect("nobody closes it");
+        store.credential(client_id).await.map_err(|error| {
+            tracing::warn!(%error, "a token can't be given now");
+            unavailable("the database doesn't answer; try again")
+        })
     }
 
     /// Seconds to wait, if the client has asked too often.
     fn wait_seconds(&self, client_id: &str) -> Option<u64> {
-        let refused = self.0.check_key(&client_id.to_owned()).err()?;
+        let refused = self.rates.check_key(&client_id.to_owned()).err()?;
         Some(
             refused
                 .wait_time_from(DefaultClock::default().now())
@@ -167,20 +199,7 @@ async fn grant(
     let (Some(client_id), Some(client_secret)) = (&asked.client_id, &asked.client_secret) else {
         return Err(invalid_client());
     };
-    let found = if is_client_id(client_id) {
-        store.credential(client_id).await
-    } else {
-        Ok(None)
-    };
-    let credential = found.map_err(|error| {
-        tracing::warn!(%error, "a token can't be given now");
-        Refusal {
-            status: StatusCode::SERVICE_UNAVAILABLE,
-            error: "temporarily_unavailable",
-            description: "the database doesn't answer; try again",
-            retry_after_seconds: Some(5),
-        }
-    })?;
+    let credential = limits.look_up(store, client_id).await?;
     let limited = credential
         .as_ref()
         .map_or("", |credential| &credential.client_id);
@@ -278,6 +297,15 @@ fn invalid_client() -> Refusal {
         error: "invalid_client",
         description: "the client isn't known, or its secret is wrong",
         retry_after_seconds: None,
+    }
+}
+
+fn unavailable(description: &'static str) -> Refusal {
+    Refusal {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        error: "temporarily_unavailable",
+        description,
+        retry_after_seconds: Some(5),
     }
 }
 

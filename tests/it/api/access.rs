@@ -6,6 +6,7 @@ use tests::http_call::{Answer, call_with};
 use tests::postrider::Postrider;
 use tests::servers::free_port;
 use tests::wait::wait_until;
+use tokio::task::JoinSet;
 
 use super::tenant::{JSON, Tenant, token};
 use crate::world::{ENV, SOON, TOKEN_KEYS, World};
@@ -210,6 +211,42 @@ async fn the_token_endpoint_keeps_to_rfc_6749_and_to_its_limit() {
             .unwrap()
             >= 1
     );
+}
+
+#[tokio::test]
+async fn however_many_clients_are_asked_for_two_are_looked_up_at_a_time() {
+    const LOOKED_UP: &str = "\
+        SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
+            AND query LIKE '%FROM credentials%'";
+    let t = Tenant::new("api_look_ups").await;
+    let sql = &t.world.sql;
+    sql.batch_execute("BEGIN; LOCK TABLE credentials")
+        .await
+        .unwrap();
+    let mut asked = JoinSet::new();
+    for client in 0..8 {
+        let url = format!("{}/oauth2/token?grant_type=client_credentials", t.base);
+        asked.spawn(async move {
+            let kind = ("content-type", "application/x-www-form-urlencoded");
+            let form = format!("client_id={client:032x}&client_secret=b");
+            call_with(Method::POST, &url, &[kind], form).await.unwrap()
+        });
+    }
+
+    // All but those whose look-up waits for the table.
+    for _ in 0..6 {
+        let refused = asked.join_next().await.unwrap().unwrap();
+        assert_eq!(refused.status, 503, "{}", refused.text());
+        assert!(refused.header("retry-after").is_some());
+        assert_eq!(refused.json()["error"], "temporarily_unavailable");
+    }
+    let looked_up: i64 = sql.query_one(LOOKED_UP, &[]).await.unwrap().get(0);
+    assert_eq!(looked_up, 2);
+    sql.batch_execute("COMMIT").await.unwrap();
+
+    for answer in asked.join_all().await {
+        assert_eq!(answer.status, 401, "{}", answer.text());
+    }
 }
 
 fn base64_of(text: &str) -> String {

@@ -36,7 +36,7 @@ const ERRORS: [(u16, &str, &str); 7] = [
     (
         503,
         "temporarily_unavailable",
-        "The database is away: try again.",
+        "The database is away, or too many ask at once: try again.",
     ),
 ];
 
