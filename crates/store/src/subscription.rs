@@ -241,7 +241,8 @@ impl Store {
         Ok(exists)
     }
 
-    /// Pauses, resumes, disables or re-enables; one that has that status already keeps its reason. What waits is held, released or cancelled by [`Store::sweep`].
+    /// Pauses, resumes, disables or re-enables; one that has that status already keeps its reason. What waits is held,
+    /// released or cancelled by [`Store::sweep`].
     ///
     /// # Errors
     /// `NotFound`, `Unavailable`.
