@@ -10,9 +10,6 @@ use webhook::{Fault, NoEvent, decode_event};
 
 use crate::problem::{FAULTS_MAX, Problem};
 
-/// Events of one request. Each is published and confirmed on its own, and all of them before the answer.
-pub(crate) const EVENTS_MAX: usize = 10_000;
-
 /// Events of one request to be published, in order.
 #[derive(Debug)]
 pub struct Publication {
@@ -103,11 +100,6 @@ pub(crate) fn messages(
             "must hold at least one event",
         )]));
     }
-    if events.len() > EVENTS_MAX {
-        let detail =
-            format!("must hold at most {EVENTS_MAX} events: send them in several requests");
-        return Err(Problem::invalid(vec![Fault::new("#/data", detail)]));
-    }
     decode(environment_id, &events, is_list, message_bytes_max).map_err(Problem::invalid)
 }
 
@@ -190,20 +182,6 @@ mod tests {
         for body in ["{}", r#"{"more":1}"#, r#"{"data":1,"data":2}"#, "[1]", "7"] {
             assert_eq!(name(body), "invalid", "{body}");
         }
-    }
-
-    #[test]
-    fn a_list_holds_ten_thousand_events_at_most() {
-        let list = |count: usize| {
-            let events = vec![r#"{"id":"e","analyticsEvent":"t"}"#; count].join(",");
-            let body = format!(r#"{{"data":[{events}]}}"#);
-            messages("env-1", body.as_bytes(), 1 << 20)
-        };
-
-        assert_eq!(list(EVENTS_MAX).unwrap().len(), 10_000);
-        let refused = list(EVENTS_MAX + 1).unwrap_err();
-        assert_eq!((refused.name, refused.faults.len()), ("invalid", 1));
-        assert_eq!(refused.faults[0].pointer, "#/data");
     }
 
     #[test]

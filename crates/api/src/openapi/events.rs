@@ -9,18 +9,14 @@ use webhook::FIELD_BYTES_MAX;
 
 use super::operation::describe;
 use super::schema::{NO_CONTROLS, closed_object, data, integer, object, text};
-use crate::events::EVENTS_MAX;
 
 const ABOUT: &str = "\
-One event or a list of at most 10,000, all or nothing. Each is checked as a message in RabbitMQ is, and goes on byte for byte; \
+One event or a list of them, all or nothing. Each is checked as a message in RabbitMQ is, and goes on byte for byte; \
 each may have as many bytes as a message (`amqp.message_bytes_max`, 1 MiB by default). A try that ended with 503 may \
 have published some of them: send all again, their ids make receivers' duplicates recognisable.";
 
 pub(crate) fn publish() -> Operation {
-    let list = ArrayBuilder::new()
-        .items(event())
-        .min_items(Some(1))
-        .max_items(Some(EVENTS_MAX));
+    let list = ArrayBuilder::new().items(event()).min_items(Some(1));
     let events = AnyOfBuilder::new().item(event()).item(list);
     let asked = closed_object().property("data", events).required("data");
     let accepted = object()
