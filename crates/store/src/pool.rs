@@ -210,11 +210,11 @@ mod tests {
     #[test]
     fn plans_are_made_anew_once_a_period() {
         let created = Instant::now();
-        let after = |seconds| created + Duration::from_secs(seconds);
+        let after = |periods: f64| created + PLANS_KEPT.mul_f64(periods);
 
-        assert!(!plans_are_old(created, created, after(9)));
-        assert!(plans_are_old(created, after(9), after(10)));
-        assert!(!plans_are_old(created, after(10), after(19)));
-        assert!(plans_are_old(created, after(19), after(600)));
+        assert!(!plans_are_old(created, created, after(0.9)));
+        assert!(plans_are_old(created, after(0.9), after(1.0)));
+        assert!(!plans_are_old(created, after(1.0), after(1.9)));
+        assert!(plans_are_old(created, after(1.9), after(60.0)));
     }
 }
