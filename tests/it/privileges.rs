@@ -9,7 +9,7 @@ use tests::servers::{Management, Rights, Servers};
 use webhook::DeliveryStatus;
 
 use crate::docs::repository;
-use crate::world::{DEAD_DELIVERIES, DEAD_EVENTS, SOON, World, request_id};
+use crate::world::{DEAD_DELIVERIES, DEAD_EVENTS, EVENTS, SOON, World, request_id};
 
 /// The page's rights for a kind of process: the cells of its row.
 fn rights(page: &str, who: &str) -> [String; 3] {
@@ -120,19 +120,8 @@ async fn rabbitmq_user(who: &str, declare: &str) {
 #[tokio::test]
 async fn with_the_rights_of_the_page_a_rabbitmq_user_can_list_and_replay_what_was_no_event() {
     let page = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
-    let [configure, write, read] = rights(&page, "`dead-letters … --events`");
     let world = World::new("privileges_dead").await;
-    let user = world.stage.name.clone();
-    let rights = Rights {
-        configure: &configure,
-        write: &write,
-        read: &read,
-    };
-    Management::new(&Servers::shared().await.management_url)
-        .create_user(&user, "password", &user, &rights)
-        .await;
-    let (_, address) = world.stage.amqp_url.rsplit_once('@').unwrap();
-    let url = format!("amqp://{user}:password@{address}");
+    let url = user(&world, &rights(&page, "`dead-letters … --events`")).await;
     let environment = world.environment(&[("POSTRIDER__AMQP__URL", &url)]);
     for body in [&crate::world::message("card-published", "ev-1"), &b"{}"[..]] {
         world.broker.publish("", DEAD_EVENTS, body).await;
@@ -144,6 +133,48 @@ async fn with_the_rights_of_the_page_a_rabbitmq_user_can_list_and_replay_what_wa
 
     assert_eq!(listed.stdout.lines().count(), 2, "{}", listed.stderr);
     assert_eq!(replayed.stdout, "{\"replayed\":2}\n", "{}", replayed.stderr);
+}
+
+#[tokio::test]
+async fn with_the_rights_of_the_page_a_rabbitmq_user_can_publish_events() {
+    let page = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.ndjson");
+    fs::write(&path, crate::world::message("card-published", "ev-1")).unwrap();
+    let publish = ["events", "publish", path.to_str().unwrap()];
+    for declare in ["true", "false"] {
+        let who = format!("`api`, `events publish`, `amqp.declare = {declare}`");
+        let world = World::new("privileges_publish").await;
+        let url = user(&world, &rights(&page, &who)).await;
+        let environment = world.environment(&[
+            ("POSTRIDER__AMQP__URL", url.as_str()),
+            ("POSTRIDER__AMQP__DECLARE", declare),
+        ]);
+
+        let published = Postrider::run(&publish, &environment).await;
+
+        assert_eq!(
+            published.stdout, "published 1 events\n",
+            "{}",
+            published.stderr
+        );
+        assert_eq!(world.broker.depth(EVENTS).await, 1);
+    }
+}
+
+/// A RabbitMQ user of this stage with rights to configure, to write and to read; the URL to connect as it.
+async fn user(world: &World, [configure, write, read]: &[String; 3]) -> String {
+    let name = &world.stage.name;
+    let rights = Rights {
+        configure,
+        write,
+        read,
+    };
+    Management::new(&Servers::shared().await.management_url)
+        .create_user(name, "password", name, &rights)
+        .await;
+    let (_, address) = world.stage.amqp_url.rsplit_once('@').unwrap();
+    format!("amqp://{name}:password@{address}")
 }
 
 #[tokio::test]
