@@ -78,27 +78,15 @@ async fn with_the_rights_of_the_page_a_rabbitmq_user_can_run_a_worker_that_only_
 
 async fn rabbitmq_user(who: &str, declare: &str) {
     let page = fs::read_to_string(repository().join("docs/operations.md")).unwrap();
-    let [configure, write, read] = rights(&page, who);
+    let rights = rights(&page, who);
     let world = World::new("privileges_amqp").await;
-    let management = Management::new(&Servers::shared().await.management_url);
-    let rights = Rights {
-        configure: &configure,
-        write: &write,
-        read: &read,
-    };
-    let user = world.stage.name.clone();
-    management
-        .create_user(&user, "password", &user, &rights)
-        .await;
-    let (_, address) = world.stage.amqp_url.rsplit_once('@').unwrap();
-    let url = format!("amqp://{user}:password@{address}");
+    let url = user(&world, &rights).await;
     if declare == "true" {
         // All of it is to be declared by this user.
-        management.delete_vhost(&user).await;
-        management.create_vhost(&user).await;
-        management
-            .create_user(&user, "password", &user, &rights)
-            .await;
+        let management = Management::new(&Servers::shared().await.management_url);
+        management.delete_vhost(&world.stage.name).await;
+        management.create_vhost(&world.stage.name).await;
+        user(&world, &rights).await;
         let environment = world.environment(&[("POSTRIDER__AMQP__URL", &url)]);
         let mut first = Postrider::start(&["worker"], &environment);
         first.wait_ready(SOON).await;

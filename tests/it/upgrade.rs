@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use refinery::Migration;
-use store::{SchemaState, StoreError, migrations};
+use store::{SchemaState, migrations};
 use tests::postrider::Postrider;
 use tests::receiver::{Received, Reply};
 use tests::servers::connect;
@@ -47,7 +47,9 @@ async fn a_migration_under_load_stalls_loses_and_repeats_nothing() {
         let backup = Transaction::begin(&world, "SELECT count(*) FROM deliveries_waiting").await;
         // Another one, for whose end an index that is built concurrently waits.
         let query = Transaction::begin(&world, "SELECT count(*) FROM subscriptions").await;
-        let mut migrating = migrating(&world);
+        let store = world.store.clone();
+        let mut migrating = JoinSet::new();
+        migrating.spawn(async move { store.apply(&next_version()).await });
 
         traffic(&world).await;
         assert_eq!(
@@ -78,8 +80,7 @@ async fn the_indexes_of_history_are_changed_under_load() {
     under_load(&world, async || {
         world.sql.batch_execute(TWELFTH).await.unwrap();
         traffic(&world).await;
-        let mut migrating = migrating(&world);
-        let applied = migrating.join_next().await.unwrap().unwrap();
+        let applied = world.store.apply(&next_version()).await;
         assert_eq!(
             applied.unwrap() as usize,
             migrations().get_migrations().len() - 12 + 2
@@ -92,13 +93,6 @@ async fn the_indexes_of_history_are_changed_under_load() {
     let new = "SELECT count(*) FROM pg_index x JOIN pg_class c ON c.oid = x.indexrelid \
         WHERE c.relname IN ('deliveries_by_request', 'attempts_by_request') AND x.indisvalid";
     assert_eq!(world.number(new).await, 2);
-}
-
-fn migrating(world: &World) -> JoinSet<Result<u32, StoreError>> {
-    let store = world.store.clone();
-    let mut migrating = JoinSet::new();
-    migrating.spawn(async move { store.apply(&next_version()).await });
-    migrating
 }
 
 /// Waits for requests.

@@ -1,6 +1,5 @@
 //! A subscription as JSON: how it is shown, how a new one is read, and what a merge patch (RFC 7396) makes of one that
-//! stands. All that is wrong is told at once, by JSON pointer, as
-//! far as a problem tells it.
+//! stands. All that is wrong is told at once, by JSON pointer, as far as a problem tells it.
 
 use serde_json::{Map, Value, json};
 use store::StoredSubscription;

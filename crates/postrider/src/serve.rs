@@ -53,12 +53,8 @@ pub(crate) async fn run(config: Config, parts: Parts) -> anyhow::Result<ExitCode
     let metrics = telemetry::metrics(&config.worker.amqp.queues)?;
     worker::metrics::serves(parts != Parts::Api, parts != Parts::Worker);
     let (stop, readiness) = (Stop::default(), Readiness::default());
+    // Until whoever looks at the schema has said what else isn't ready.
     readiness.not_ready(worker::Part::Schema, "starting");
-    if parts != Parts::Api {
-        for queue in &config.worker.amqp.queues {
-            readiness.not_ready(worker::Part::queue(queue), "starting");
-        }
-    }
 
     let mut services = JoinSet::new();
     services.spawn(signals.stop(stop.intake.clone()));

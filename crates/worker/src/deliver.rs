@@ -87,7 +87,7 @@ impl Deliverer {
             lease_id: None,
         });
         if let Some(batch) = endpoint.batch {
-            turn.payload = turn.payload.clone().for_batches();
+            turn.payload = turn.payload.for_batches();
             let within = batch.wait();
             return self.record(turn, Step::Join { within }, flight).await;
         }

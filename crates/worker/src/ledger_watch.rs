@@ -60,33 +60,33 @@ pub(crate) async fn usable(store: &Store, readiness: &Readiness) -> Result<(), R
     Ok(())
 }
 
-/// Judged by a question that needs no table: what a lock or a long scan holds up is met by who asked for it. `answers`
+/// Judged by a question that needs no table: what a lock or a long scan holds up is met by who asked for it. `tell`
 /// hears of each try; `meanwhile` says in the log what follows from silence.
 pub(crate) async fn probe(
     store: &Store,
     readiness: &Readiness,
     meanwhile: &str,
-    answers: impl Fn(bool),
+    tell: impl Fn(bool),
 ) -> Infallible {
     let mut ticks = every(PROBE_EVERY);
     let mut answered = true;
     loop {
         ticks.tick().await;
         let probed = store.probe(PROBE_LIMIT).await;
-        let answers_now = !probed.as_ref().is_err_and(is_silence);
+        let answers = !probed.as_ref().is_err_and(is_silence);
         match probed {
-            Err(error) if answered && !answers_now => {
+            Err(error) if answered && !answers => {
                 tracing::error!(%error, "Postgres doesn't answer; {meanwhile}");
                 readiness.not_ready(Part::Postgres, "Postgres doesn't answer");
             }
-            _ if answers_now && !answered => {
+            _ if answers && !answered => {
                 tracing::info!("Postgres answers again");
                 readiness.ready(&Part::Postgres);
             }
             _ => {}
         }
-        answered = answers_now;
-        answers(answered);
+        answered = answers;
+        tell(answers);
     }
 }
 

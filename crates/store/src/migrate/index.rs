@@ -142,8 +142,7 @@ impl Index {
     /// next may drop the one that it stands for.
     async fn whole(&self, client: &Client) -> Result<(), StoreError> {
         let Self { name, .. } = self;
-        let valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)";
-        if client.query_one(valid, &[name]).await?.get(0) {
+        if is_valid(client, name).await? == Some(true) {
             return Ok(());
         }
         let text = format!(
@@ -155,15 +154,10 @@ impl Index {
     /// Builds it under this name on a table, or on one day of it, while that is written. Broken off, it leaves one that
     /// isn't valid.
     async fn build_on(&self, client: &Client, name: &str, table: &str) -> Result<(), StoreError> {
-        let standing = client
-            .query_opt(
-                "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)",
-                &[&name],
-            )
-            .await?;
+        let standing = is_valid(client, name).await?;
         // It waits for transactions that last, but nobody waits behind it.
         client.batch_execute(LockWait::NO_LIMIT).await?;
-        match standing.map(|row| row.get::<_, bool>(0)) {
+        match standing {
             Some(true) => return Ok(()),
             Some(false) => {
                 let drop = format!("DROP INDEX CONCURRENTLY {name}");
@@ -176,6 +170,13 @@ impl Index {
         let create = format!("{kind}CONCURRENTLY {name} ON {table} {what}");
         Ok(client.batch_execute(&create).await?)
     }
+}
+
+/// Whether an index can be used, if it is there.
+async fn is_valid(client: &Client, name: &str) -> Result<Option<bool>, StoreError> {
+    let valid = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass($1)";
+    let row = client.query_opt(valid, &[&name]).await?;
+    Ok(row.map(|row| row.get(0)))
 }
 
 /// A statement that is done at once when it has its locks.
